@@ -1,0 +1,51 @@
+# Needs Python 3.11 or later and make. Everything else is installed into .venv by the targets that need it.
+
+# The Python that .venv is made with.
+PYTHON ?= python3
+# How many processes run the tests side by side: a number, or auto for one a core.
+WORKERS ?= auto
+
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# One thread a process: the processes share the cores already.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-quick check format clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/.installed-demo ## train a small network on handwritten digits, in under a minute
+	@$(BIN)/python examples/digits.py
+
+test: .venv/.installed ## run every test
+	@$(PYTEST)
+
+test-quick: .venv/.installed ## run the tests worth running after each save, in under a minute
+	@$(PYTEST) -m "not slow"
+
+check: .venv/.installed ## lint, formatting and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+format: .venv/.installed ## mend lint and formatting where that is safe
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+clean: ## remove all that these commands made, .venv included
+	rm -rf .venv runs build dist src/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.installed-demo: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed, this is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	@echo "Installing Ignition into .venv (minutes the first time: PyTorch is large) ..."
+	@$(PYTHON) -m venv .venv
+	@$(INSTALL) --editable ".[examples]"
+	@touch $@
+
+.venv/.installed: .venv/.installed-demo
+	@echo "Installing the development tools into .venv ..."
+	@$(INSTALL) --editable ".[dev]"
+	@touch $@

@@ -1,0 +1,80 @@
+"""Teaches a small convolutional network to read handwritten digits.
+
+    python examples/digits.py
+
+The data are 1,797 real scans of 8 x 8 pixels that come with scikit-learn. It takes well under a minute on a laptop.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from ignition import Trainer, crossentropy_loss, evaluate_on_batch, fit_on_batch, seed_everything
+from ignition.callbacks import LinearDecay, SaveModel
+
+
+def make_loaders() -> tuple[DataLoader, DataLoader]:
+    digits = load_digits()
+    images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16  # (1797, 1, 8, 8), from 0 to 1
+    labels = torch.tensor(digits.target)  # (1797,), the digits themselves
+
+    train_x, test_x, train_y, test_y = train_test_split(images, labels, test_size=0.2, random_state=0)
+    train_loader = DataLoader(TensorDataset(train_x, train_y), batch_size=32, shuffle=True)
+    test_loader = DataLoader(TensorDataset(test_x, test_y), batch_size=128)
+    return train_loader, test_loader
+
+
+def make_model() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 32, kernel_size=3, padding=1),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, kernel_size=3, padding=1),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(64 * 4 * 4, 10),
+    )
+
+
+def main(epochs: int = 12, folder: Path = Path("runs/digits")) -> None:
+    seed_everything(0)
+    train_loader, test_loader = make_loaders()
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+
+    # These two functions are all that Ignition wants to know: what to do with one batch.
+    def train_fn(model, x, y):
+        return fit_on_batch(model, x, y, crossentropy_loss, optimizer)
+
+    def eval_fn(model, x, y):
+        return evaluate_on_batch(model, x, y, crossentropy_loss, ["loss", "acc"])
+
+    trainer = Trainer(model, optimizer, train_fn, train_loader, eval_fn, test_loader)
+    trainer.callbacks = [
+        LinearDecay("lr", start_value=0.05, end_value=0.001, max_epochs=epochs),
+        SaveModel(folder / "best.pt", best="val_acc"),
+    ]
+    history = trainer.fit(epochs=epochs)
+
+    history.plot_loss().figure.savefig(folder / "loss.png")
+    history.plot_accuracy().figure.savefig(folder / "accuracy.png")
+    best = history.best_epoch("val_acc")
+    print(f"Epoch {best.epoch} read {best.value:.1%} of the test digits right. Next, look at {folder}/loss.png.")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Teaches a small convolutional network to read handwritten digits.")
+    parser.add_argument("--epochs", type=int, default=12, help="passes over the training scans (default: 12)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/digits"), help="where the results go")
+    arguments = parser.parse_args()
+    main(arguments.epochs, arguments.folder)

@@ -1,0 +1,42 @@
+"""Ignition: you write two plain functions for one batch, Ignition runs the loop."""
+
+from ignition import callbacks, errors
+from ignition.callbacks.base import Callback
+from ignition.device import default_device, make_var
+from ignition.errors import IgnitionError, IgnitionWarning
+from ignition.history import History
+from ignition.metrics import accuracy, topk_accuracy
+from ignition.modes import freeze, freeze_until, unfreeze
+from ignition.optimize import optimize
+from ignition.optimizers import set_lr
+from ignition.rng import seed_everything
+from ignition.steps import crossentropy_loss, evaluate_on_batch, fit_on_batch, predict_on_batch
+from ignition.trainer import Trainer, evaluate, predict
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Callback",
+    "History",
+    "IgnitionError",
+    "IgnitionWarning",
+    "Trainer",
+    "accuracy",
+    "callbacks",
+    "crossentropy_loss",
+    "default_device",
+    "errors",
+    "evaluate",
+    "evaluate_on_batch",
+    "fit_on_batch",
+    "freeze",
+    "freeze_until",
+    "make_var",
+    "optimize",
+    "predict",
+    "predict_on_batch",
+    "seed_everything",
+    "set_lr",
+    "topk_accuracy",
+    "unfreeze",
+]

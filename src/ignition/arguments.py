@@ -1,0 +1,102 @@
+"""Checks of what a user hands in, each with an error that says what belongs there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from ignition.data import length_of
+from ignition.errors import ArgumentError, BatchError
+from ignition.signature import Signature
+from ignition.structure import named
+
+__all__ = [
+    "check_batch_axis",
+    "check_count",
+    "check_loader",
+    "check_model",
+    "check_not_empty",
+    "check_optimizer",
+    "eval_signature",
+]
+
+_ORDER = "check the order: Trainer(model, optimizer, train_fn, train_loader, eval_fn, test_loader)"
+
+
+def check_model(model: Any) -> None:
+    """Raises ArgumentError if `model` is no module and no structure of modules."""
+    modules = named(model)
+    if not modules or not all(isinstance(module, nn.Module) for module in modules.values()):
+        raise ArgumentError(
+            f"model is {_what(model)}", expected="an nn.Module, or a list, tuple or dict of them", fix=_ORDER
+        )
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raises ArgumentError if `optimizer` is neither None nor something that takes steps, or a structure of those."""
+    for name, one in named(optimizer).items():
+        if isinstance(one, (type, nn.Module)) or not callable(getattr(one, "step", None)):
+            raise ArgumentError(
+                f"optimizer{f'[{name}]' if name else ''} is {_what(one)}",
+                expected="a torch.optim.Optimizer, a list, tuple or dict of them, or None",
+                fix=f"make one: {one.__name__}(model.parameters(), ...)" if isinstance(one, type) else _ORDER,
+            )
+
+
+def check_loader(loader: Any, name: str) -> None:
+    """Raises ArgumentError if `loader` is nothing that gives batches."""
+    iterable = isinstance(loader, Iterable) or hasattr(loader, "__getitem__")
+    if not iterable or isinstance(loader, (str, bytes, type, nn.Module, torch.Tensor, Optimizer)):
+        raise ArgumentError(
+            f"{name} is {_what(loader)}",
+            expected="an iterable of batches: a DataLoader, a list of batches, a generator, ...",
+            fix="put it into batches with a DataLoader" if isinstance(loader, torch.Tensor) else _ORDER,
+        )
+
+
+def check_not_empty(loader: Any, name: str) -> None:
+    """Raises BatchError if `loader` knows that it has no batch."""
+    if length_of(loader) == 0:
+        raise BatchError(
+            f"{name} is empty",
+            expected="at least one batch",
+            fix="see whether the data set is empty, or drop_last leaves nothing of it",
+        )
+
+
+def eval_signature(eval_fn: Any, test_loader: Any) -> Signature | None:
+    """What `eval_fn` takes. Raises ArgumentError if it comes without a loader, or the loader without it."""
+    if eval_fn is None and test_loader is None:
+        return None
+    signature = Signature(eval_fn, "eval_fn") if eval_fn is not None else None
+    if test_loader is not None:
+        check_loader(test_loader, "test_loader")
+    if signature is None or test_loader is None:
+        given = "a test_loader and no eval_fn" if signature is None else "an eval_fn and no test_loader"
+        raise ArgumentError(f"there is {given}", expected="both, or neither", fix=_ORDER)
+    return signature
+
+
+def check_count(count: Any, name: str) -> None:
+    """Raises ArgumentError if `count` is neither None nor an integer of 1 or more."""
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        raise ArgumentError(f"{name}={count!r}", expected="an integer of 1 or more")
+
+
+def check_batch_axis(batch_axis: Any) -> None:
+    """Raises ArgumentError if `batch_axis` is no integer."""
+    if isinstance(batch_axis, bool) or not isinstance(batch_axis, int):
+        raise ArgumentError(f"batch_axis={batch_axis!r}", expected="an integer: 0 for batches of (batch, ...)")
+
+
+def _what(value: Any) -> str:
+    if value is None:
+        return "None"
+    if isinstance(value, (list, tuple, dict)):
+        items = named(value).values()
+        return f"a {type(value).__name__} of {', '.join(sorted({type(item).__name__ for item in items})) or 'nothing'}"
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

@@ -1,0 +1,97 @@
+"""Reading loaders: how long one is, what a batch weighs, and the one way through any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from itertools import islice
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ignition.device import tensors_in
+from ignition.errors import BatchError
+from ignition.keyed import KeyedLoader
+
+__all__ = ["WHOLE", "Shard", "batch_weight", "describe_batch", "items_of", "iterate", "length_of"]
+
+
+class Shard(NamedTuple):
+    """Which part of the batches a process reads: every `size`-th, beginning with number `rank`."""
+
+    rank: int
+    size: int
+
+
+WHOLE = Shard(0, 1)
+
+
+def iterate(loader: Iterable[Any], epoch: int = 1, start: int = 0, shard: Shard = WHOLE) -> Iterator[Any]:
+    """The batches of one epoch: the one way through any loader.
+
+    A `KeyedLoader` draws the order and the randomness of each batch from its seed, `epoch` and the batch's
+    place, and loads none of the batches before `start`. Everything else is iterated as it is, as a loop
+    written by hand would, and what comes before `start` or belongs to other shards is read and left.
+
+    Args:
+        loader: Any iterable.
+        epoch: 1-based.
+        start: How many of this shard's batches to pass over.
+        shard: Which of the batches: number ``rank``, ``rank + size``, ...
+    """
+    if isinstance(loader, KeyedLoader):
+        return loader.iterate(epoch, start, shard.rank, shard.size)
+    if start == 0 and shard.size == 1:
+        return iter(loader)
+    return islice(iter(loader), start * shard.size + shard.rank, None, shard.size)
+
+
+def length_of(loader: Any) -> int | None:
+    """The number of batches in an epoch, or None where the loader cannot say."""
+    if not isinstance(loader, Sized):
+        return None
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):  # a DataLoader over a stream has the method, and raises
+        return None
+
+
+def items_of(batch: Any) -> tuple[Any, ...] | list[Any]:
+    """The arguments that a batch becomes: a tuple's or list's items, else the batch itself."""
+    return batch if isinstance(batch, (tuple, list)) else (batch,)
+
+
+def batch_weight(batch: Any, axis: int) -> int | None:
+    """The size of the batch's first tensor along `axis`, depth first; None where it holds no tensor.
+
+    Raises:
+        BatchError: If that tensor has no such axis.
+    """
+    first = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    if first.__class__ is not Tensor:
+        first = next(iter(tensors_in(batch)), None)
+        if first is None:
+            return None
+    try:
+        return first.size(axis)
+    except IndexError:
+        raise BatchError(
+            f"batch_axis={axis}, and the first tensor of the batch has the shape {tuple(first.shape)}",
+            expected="an axis of that tensor, along which its samples lie",
+            fix="pass the right batch_axis, or put a tensor with a batch axis first",
+        ) from None
+
+
+def describe_batch(batch: Any) -> str:
+    """A batch in words, for messages: ``2 items (Tensor (32, 3), Tensor (32,))``."""
+    if isinstance(batch, (tuple, list)):
+        inside = ", ".join(_describe_item(item) for item in batch[:6]) + (", ..." if len(batch) > 6 else "")
+        return f"{len(batch)} item{'' if len(batch) == 1 else 's'} ({inside})"
+    return f"one {_describe_item(batch)}"
+
+
+def _describe_item(item: Any) -> str:
+    if isinstance(item, Tensor):
+        return f"{type(item).__name__} {tuple(item.shape)}"
+    if isinstance(item, dict):
+        return f"dict of {', '.join(map(repr, list(item)[:6]))}"
+    return type(item).__name__

@@ -1,0 +1,75 @@
+"""The exception tree. Every message has one form: what was given, what was expected, what to do.
+
+IgnitionError
+├── ArgumentError         an argument of a call is wrong
+├── FunctionError         a train, eval or predict function does not fit what it is called with
+├── HyperparameterError   a hyperparameter does not fit the function, or its name is taken
+├── BatchError            a loader is empty, or a batch has not what is read from it
+├── MetricError           a function returned what is no metric, or a metric is asked for that nobody returns
+├── OptimizerError        a step was taken by the wrong optimizer, or cannot be taken as asked
+└── NotFiniteError        a metric became NaN or infinite where that ends the training
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArgumentError",
+    "BatchError",
+    "FunctionError",
+    "HyperparameterError",
+    "IgnitionError",
+    "IgnitionWarning",
+    "MetricError",
+    "NotFiniteError",
+    "OptimizerError",
+]
+
+
+class IgnitionError(Exception):
+    """What Ignition raises of itself; exceptions of the user's own functions come out unchanged.
+
+    Args:
+        given: What was found, as one clause without a full stop.
+        expected: What would have been right.
+        fix: What to do now.
+    """
+
+    def __init__(self, given: str, expected: str | None = None, fix: str | None = None) -> None:
+        lines = [given]
+        if expected is not None:
+            lines.append(f"  expected: {expected}")
+        if fix is not None:
+            lines.append(f"  to do: {fix}")
+        super().__init__("\n".join(lines))
+
+
+class ArgumentError(IgnitionError, ValueError):
+    """An argument has the wrong type, the wrong value or the wrong place."""
+
+
+class FunctionError(IgnitionError, TypeError):
+    """A train, eval or predict function cannot be called with what the loader and the hyperparameters give."""
+
+
+class HyperparameterError(IgnitionError, ValueError):
+    """A hyperparameter is not taken by the train function, or has a name that is taken already."""
+
+
+class BatchError(IgnitionError, ValueError):
+    """A loader gave no batch, or a batch lacks what is read from it."""
+
+
+class MetricError(IgnitionError, ValueError):
+    """A function returned something that is no metric, or a metric was named that is not there."""
+
+
+class OptimizerError(IgnitionError, RuntimeError):
+    """A step was taken by an optimizer that the Trainer does not know, or none by one that it knows."""
+
+
+class NotFiniteError(IgnitionError, ArithmeticError):
+    """A metric became NaN or infinite."""
+
+
+class IgnitionWarning(UserWarning):
+    """Something that goes on, though probably not as meant."""

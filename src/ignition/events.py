@@ -1,0 +1,110 @@
+"""Calling the callbacks of an event: found once, in their order, and only where one listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ignition.callbacks.base import EVENTS, Callback
+from ignition.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from ignition.trainer import Trainer
+
+__all__ = ["Events", "check_callbacks", "check_event"]
+
+
+class Events:
+    """For each event one function without arguments, or None where nothing listens.
+
+    Args:
+        trainer: What the callbacks are called with.
+        callbacks: In any order; they are called by their ``order``, and as given where it is equal.
+        functions: ``(event, function)`` for those added by `Trainer.on`; called after the callbacks of order 0.
+
+    Raises:
+        ArgumentError: If a callback is no `Callback`.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer[Any],
+        callbacks: Iterable[Callback],
+        functions: Iterable[tuple[str, Callable[[Any], Any]]],
+    ) -> None:
+        ordered: list[tuple[int, Any]] = [(callback.order, callback) for callback in check_callbacks(callbacks)]
+        ordered += [(0, pair) for pair in functions]
+        ordered.sort(key=lambda item: item[0])
+        self._calls: dict[str, list[Callable[[], Any]]] = {event: [] for event in EVENTS}
+        for _, listener in ordered:
+            if isinstance(listener, Callback):
+                for event in EVENTS:
+                    method = getattr(listener, f"on_{event}")
+                    if getattr(method, "__func__", method) is not getattr(Callback, f"on_{event}"):
+                        self._calls[event].append(partial(method, trainer))
+            else:
+                self._calls[listener[0]].append(partial(listener[1], trainer))
+
+    def calls(self, event: str) -> Callable[[], Any] | None:
+        """One function that calls all listeners of `event`; None without any."""
+        calls = self._calls[event]
+        if not calls:
+            return None
+        return calls[0] if len(calls) == 1 else partial(_call_all, calls)
+
+    def fire(self, event: str) -> None:
+        """Calls the listeners of `event`."""
+        _call_all(self._calls[event])
+
+    def fire_each(self, event: str) -> list[BaseException]:
+        """Calls every listener of `event`, whatever the others raise, and returns what they raised."""
+        raised: list[BaseException] = []
+        for call in self._calls[event]:
+            try:
+                call()
+            except BaseException as error:
+                raised.append(error)
+        return raised
+
+
+def _call_all(calls: list[Callable[[], Any]]) -> None:
+    for call in calls:
+        call()
+
+
+def check_callbacks(callbacks: Any) -> list[Callback]:
+    """The callbacks as a list, if each of them is one.
+
+    Raises:
+        ArgumentError: If they are no list or tuple, or one is no `Callback` object.
+    """
+    if not isinstance(callbacks, (list, tuple)):
+        raise ArgumentError(
+            f"trainer.callbacks was given {type(callbacks).__name__}",
+            expected="a list of callbacks",
+            fix="put it into a list: trainer.callbacks = [SaveModel(...)]",
+        )
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            is_class = isinstance(callback, type)
+            raise ArgumentError(
+                f"trainer.callbacks holds {callback.__name__ if is_class else type(callback).__name__}, "
+                + ("a class" if is_class else "which is no callback"),
+                expected="objects of classes that derive from ignition.callbacks.Callback",
+                fix=f"make an object of it: {callback.__name__}(...)"
+                if is_class
+                else 'a plain function goes to an event: @trainer.on("epoch_end")',
+            )
+    return list(callbacks)
+
+
+def check_event(event: Any) -> str:
+    """`event`, if there is one of that name.
+
+    Raises:
+        ArgumentError: If there is none.
+    """
+    if event not in EVENTS:
+        raise ArgumentError(f"there is no event {event!r}", expected=f"one of {', '.join(EVENTS)}")
+    return str(event)

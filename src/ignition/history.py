@@ -1,0 +1,396 @@
+"""What a training has measured so far: one record at each epoch's end and every `eval_every` steps."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from ignition.errors import ArgumentError, IgnitionError, MetricError
+from ignition.ranking import Mode, best_index, check_mode, direction, is_better
+from ignition.records import Scalar, column_order, decode, encode, read_json, replace_file, scalar, table, write_csv
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+__all__ = ["Best", "History", "Mode", "Scalar", "direction", "is_better", "scalar"]
+
+_FORMAT = "ignition-history"
+_VERSION = 1
+_BEST_BY_DEFAULT = ("val_acc", "val_loss", "train_acc", "train_loss")
+
+
+class Best(NamedTuple):
+    """The best value of a metric, and where it was measured.
+
+    Attributes:
+        epoch: 1-based.
+        step: Steps finished by then.
+        metric: The column.
+        value: What it was there.
+    """
+
+    epoch: int
+    step: int
+    metric: str
+    value: float
+
+
+class History:
+    """The records of a training, as columns and as rows.
+
+    A column has one entry a record, and NaN where the record has no such value. The columns are ``epoch``
+    (1-based) and ``step``; ``train_*``, the means over the batches since the record before; ``val_*`` (and
+    ``val_ema_*``), the means over the whole evaluation; ``lr`` (``lr_<name>`` where the optimizers have names) and the
+    hyperparameters; ``seconds`` and, of these, ``data_seconds`` spent waiting on the loader.
+
+    ``len(history)`` counts records, ``"val_loss" in history`` asks for a column.
+
+    Example:
+        >>> history = History()
+        >>> history.append({"epoch": 1, "step": 50, "train_loss": 0.7, "val_acc": 0.5}, epoch_ended=True)
+        >>> history.append({"epoch": 2, "step": 100, "train_loss": 0.4}, epoch_ended=True)
+        >>> history["train_loss"], history["val_acc"]
+        ([0.7, 0.4], [0.5, nan])
+        >>> history.best_epoch()
+        Best(epoch=1, step=50, metric='val_acc', value=0.5)
+        >>> history
+        History: 2 epochs, 2 records
+        epoch  step  train_loss  val_acc
+            1    50         0.7      0.5
+            2   100         0.4        -
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Scalar]] = []
+        self._ended: list[bool] = []
+        self._names: dict[str, None] = {}
+
+    __iter__ = None  # rows or columns? `.rows` and `.columns` say which
+
+    def __getitem__(self, column: str) -> list[Any]:
+        """The column: one entry a record, NaN where there was none.
+
+        Raises:
+            MetricError: No record has it; the message lists the columns that there are.
+            ArgumentError: `column` is no string.
+        """
+        if _checked_name(column) not in self:
+            raise self._unknown(column)
+        return [row.get(column, math.nan) for row in self._rows]
+
+    def __contains__(self, column: object) -> bool:
+        """Whether a record has this column."""
+        return isinstance(column, str) and column in self._names
+
+    def __len__(self) -> int:
+        """The number of records."""
+        return len(self._rows)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Epoch, step, ``train_*``, ``val_*``, ``lr*``, hyperparameters, seconds; each group as first seen."""
+        return tuple(sorted(self._names, key=column_order))
+
+    @property
+    def epochs(self) -> int:
+        """The number of finished epochs."""
+        return sum(self._ended)
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """A copy of the last record, with only what it has; empty before the first."""
+        return dict(self._rows[-1]) if self._rows else {}
+
+    @property
+    def rows(self) -> tuple[Mapping[str, Any], ...]:
+        """The records, read-only, each with only what it has."""
+        return tuple(MappingProxyType(row) for row in self._rows)
+
+    def latest(self, metric: str) -> float:
+        """The metric's value in the last record, NaN where that record lacks it.
+
+        Raises:
+            MetricError: No record has the metric, or it is no number; the message lists what there is.
+            ArgumentError: `metric` is no string.
+        """
+        if _checked_name(metric) not in self:
+            raise self._unknown(metric)
+        return self._number(metric, self._rows[-1].get(metric, math.nan))
+
+    def best_epoch(self, metric: str | None = None, mode: Mode | None = None) -> Best | None:
+        """Where a metric was best: the first of equals, NaN left out.
+
+        Args:
+            metric: A column; by default the first of val_acc, val_loss, train_acc, train_loss that is there.
+            mode: "min" or "max"; by default what `direction` reads from the name.
+
+        Returns:
+            The best record's epoch and step with the metric's value, or None where there is no record or only NaN.
+
+        Raises:
+            MetricError: No record has the metric, or it is no number.
+            ArgumentError: The name does not tell the direction and `mode` is not given, or `mode` is neither.
+        """
+        if mode is not None:
+            check_mode(mode)
+        if not self._rows:
+            return None
+        if metric is None:
+            metric = next((name for name in _BEST_BY_DEFAULT if name in self), None)
+            if metric is None:
+                columns = ", ".join(self.columns)
+                raise MetricError(f"no record has {' or '.join(_BEST_BY_DEFAULT)}", f"a metric named among {columns}")
+        values = self._numbers(metric)
+        mode = mode or direction(metric)
+        if mode is None:
+            raise ArgumentError(
+                f"the name {metric!r} does not tell whether less or more is better",
+                fix=f"pass a mode: best_epoch({metric!r}, mode='min') or mode='max'",
+            )
+        index = best_index(values, mode)
+        if index is None:
+            return None
+        row: dict[str, Any] = self._rows[index]
+        return Best(row["epoch"], row["step"], metric, values[index])
+
+    def __repr__(self) -> str:
+        """The last five records as a table."""
+        if not self._rows:
+            return "History: no record yet"
+        title = f"History: {self.epochs} epoch{'s' * (self.epochs != 1)}, {len(self)} record{'s' * (len(self) != 1)}"
+        return f"{title}\n{table(self.columns, self._rows[-5:])}"
+
+    # Writing, by the loop
+
+    def append(self, record: Mapping[str, Any], *, epoch_ended: bool) -> None:
+        """Adds a record. The training loop does this; the history stays as it was if anything is wrong.
+
+        Args:
+            record: A value by column, epoch and step among them. See `scalar` for what a value may be.
+            epoch_ended: Whether this record is the one at its epoch's end.
+
+        Raises:
+            ArgumentError: A value is no scalar, epoch or step is missing, or the step is not beyond the last one's.
+        """
+        if not isinstance(record, Mapping):
+            raise ArgumentError(f"a record is a {type(record).__name__}", "a dict of values by column")
+        if "epoch" not in record or "step" not in record:
+            raise ArgumentError(f"a record with {', '.join(map(str, record)) or 'nothing'}", "epoch and step in each")
+        row = {name: scalar(name, record[name]) for name in sorted(record, key=lambda name: column_order(str(name)))}
+        for name in ("step", "epoch"):
+            now: Any = row[name]
+            before: Any = self._rows[-1][name] if self._rows else -1
+            if now < before or (now == before and name == "step"):
+                raise ArgumentError(
+                    f"a record of {name} {now} after one of {name} {before}",
+                    "one record a step, in the order of training",
+                )
+        self._rows.append(row)
+        self._ended.append(bool(epoch_ended))
+        self._names.update(dict.fromkeys(row))
+
+    def end_epoch(self) -> None:
+        """Makes the last record the one at its epoch's end, where the loader's end showed only after it was written.
+
+        Raises:
+            ArgumentError: There is no record yet.
+        """
+        if not self._rows:
+            raise ArgumentError("an epoch ended without a record", "append before end_epoch")
+        self._ended[-1] = True
+
+    # Plots
+
+    def plot_loss(self, *, by: Literal["epoch", "step"] = "epoch", ax: Axes | None = None) -> Axes:
+        """Draws ``train_loss`` and ``val_loss``, whichever are there. See `plot` for arguments and errors.
+
+        Example:
+            >>> history = History()
+            >>> history.append({"epoch": 1, "step": 50, "train_loss": 0.7, "val_loss": 0.8}, epoch_ended=True)
+            >>> history.plot_loss().get_ylabel()
+            'loss'
+        """
+        return self._plot(self._present("train_loss", "val_loss"), "Loss", "loss", by, ax)
+
+    def plot_accuracy(self, *, by: Literal["epoch", "step"] = "epoch", ax: Axes | None = None) -> Axes:
+        """Draws the accuracy in training and evaluation, whichever are there. See `plot` for arguments and errors.
+
+        The columns are ``train_acc`` and ``val_acc``, or ``train_accuracy`` and ``val_accuracy`` where the functions
+        call it so.
+        """
+        names = self._present("train_acc", "val_acc", "train_accuracy", "val_accuracy")
+        return self._plot(names, "Accuracy", "accuracy", by, ax)
+
+    def plot(self, *names: str, by: Literal["epoch", "step"] = "epoch", ax: Axes | None = None) -> Axes:
+        """Draws columns over the training, all into one pair of axes.
+
+        A record that lacks a value is passed over and its neighbours are joined. A star marks the best value of each
+        metric whose direction is known; of a training metric only where its ``val_*`` is not drawn too.
+
+        Args:
+            names: Columns with numbers; by default every metric (``train_*``, ``val_*``).
+            by: What is below the curves. "epoch" is the epoch while each has one record, and the step where some have
+                more (`eval_every`); "step" is the step in any case. The label says which it is.
+            ax: Where to draw; by default a figure of its own, that shows in a notebook.
+
+        Returns:
+            The matplotlib ``Axes``; ``.figure.savefig("loss.png")`` writes it to a file.
+
+        Raises:
+            MetricError: No record has one of the columns, or it holds no numbers.
+            ArgumentError: `by` is neither, or `ax` is no ``Axes``.
+            IgnitionError: matplotlib is not installed.
+        """
+        drawn = names or tuple(name for name in self.columns if name.startswith(("train_", "val_")))
+        stems = {_stem(name) for name in map(_checked_name, drawn)}
+        label = stems.pop() if len(stems) == 1 else "value"
+        return self._plot(drawn, label if label != "value" else "Metrics", label, by, ax)
+
+    # Export
+
+    def to_frame(self) -> DataFrame:
+        """The history as a ``pandas.DataFrame``: a row a record, a column a column.
+
+        Raises:
+            IgnitionError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError as error:
+            if error.name != "pandas":
+                raise
+            raise IgnitionError("to_frame() needs pandas, which is not installed", fix="pip install pandas") from error
+        return pandas.DataFrame({column: self[column] for column in self.columns})
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Writes a header and a line a record; what is NaN, None or not there is empty.
+
+        Args:
+            path: The file. Its folders are made; what is there is replaced as a whole.
+        """
+        replace_file(path, lambda file: write_csv(file, self.columns, self._rows))
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Writes everything as strict JSON, a record a line; `from_json` reads it back without loss.
+
+        NaN is null, ``{"is": "inf"}``, ``{"is": "-inf"}`` and ``{"is": "none"}`` stand for what JSON cannot say.
+
+        Args:
+            path: The file. Its folders are made; what is there is replaced as a whole.
+        """
+        state = self.state_dict()
+        records = ",\n".join(json.dumps(record, allow_nan=False) for record in state.pop("records"))
+        replace_file(path, lambda file: file.write(f'{json.dumps(state)[:-1]}, "records": [\n{records}\n]}}\n'))
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> History:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ArgumentError: The file holds no history, or one of a later format.
+            OSError: The file cannot be read.
+        """
+        history = cls()
+        history._load(read_json(path), os.fspath(path))
+        return history
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything as plain values that JSON can hold, all of them copies."""
+        return {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "epoch_ended": list(self._ended),
+            "records": [{name: encode(value) for name, value in row.items()} for row in self._rows],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replaces everything by what `state_dict` returned; stays as it was if that is no such state.
+
+        Raises:
+            ArgumentError: `state` is no history's, or of a later format.
+        """
+        self._load(state, "the state")
+
+    def _load(self, state: Any, where: str) -> None:
+        whole = "what History.state_dict or History.to_json gives"
+        if not isinstance(state, Mapping) or state.get("format") != _FORMAT:
+            raise ArgumentError(f"{where} is no history", whole)
+        if state.get("version") != _VERSION:
+            raise ArgumentError(
+                f"{where} is a history of format version {state.get('version')!r}",
+                f"version {_VERSION}",
+                "read it with the version of Ignition that wrote it, or a later one",
+            )
+        records, ended = state.get("records"), state.get("epoch_ended")
+        if not (isinstance(records, list) and isinstance(ended, list) and len(records) == len(ended)):
+            raise ArgumentError(f"{where} is a broken history", f"{whole}, with an epoch_ended for each of its records")
+        read = History()
+        for number, (record, end) in enumerate(zip(records, ended, strict=True), start=1):
+            try:
+                values = {name: decode(value) for name, value in record.items()}
+                read.append(values, epoch_ended=end)
+            except (ArgumentError, AttributeError) as error:
+                raise ArgumentError(f"{where} is a broken history: its record {number} is none", whole) from error
+        self._rows, self._ended, self._names = read._rows, read._ended, read._names
+
+    def _numbers(self, name: str) -> list[float]:
+        return [self._number(name, value) for value in self[name]]
+
+    def _number(self, name: str, value: Scalar) -> float:
+        if isinstance(value, str):
+            raise MetricError(f"{name!r} holds {value!r}, no number", f"a metric among {', '.join(self.columns)}")
+        return math.nan if value is None else float(value)
+
+    def _unknown(self, name: str) -> MetricError:
+        if not self._rows:
+            return MetricError(
+                f"there is no {name!r}, as there is no record yet", fix="train first: trainer.fit(epochs=1)"
+            )
+        near = [column for column in self.columns if column.endswith(f"_{name}")]
+        near = near or difflib.get_close_matches(name, self.columns, n=3)
+        fix = f"did you mean {' or '.join(map(repr, near))}?" if near else None
+        if name.startswith("val_") and not any(column.startswith("val_") for column in self.columns):
+            fix = "give the Trainer an eval_fn and a test_loader, or name a train_ metric"
+        return MetricError(f"no record has {name!r}", f"one of {', '.join(self.columns)}", fix)
+
+    def _present(self, *names: str) -> tuple[str, ...]:
+        if any(name in self for name in names):
+            return tuple(name for name in names if name in self)
+        raise self._unknown(names[0])
+
+    def _plot(self, names: Iterable[str], title: str, y_label: str, by: str, ax: Axes | None) -> Axes:
+        from ignition.plots import Line, draw_lines
+
+        if by not in ("epoch", "step"):
+            raise ArgumentError(f"by is {by!r}", "'epoch' or 'step'")
+        names = tuple(dict.fromkeys(names))
+        if not names:
+            raise MetricError("there is no metric to draw", f"a column train_* or val_* beside {self.columns}")
+        curves = {name: self._numbers(name) for name in names}
+        one_each = len(set(self["epoch"])) == len(self)
+        x_label = "epoch" if by == "epoch" and one_each else "step"
+        lines = []
+        for name, values in curves.items():
+            mode = direction(name)
+            beside = name.startswith("train_") and f"val_{_stem(name)}" in curves
+            best = None if mode is None or beside else best_index(values, mode)
+            lines.append(Line(name, self[x_label], values, best))
+        return draw_lines(lines, title=title, x_label=x_label, y_label=y_label, ax=ax)
+
+
+def _checked_name(name: Any) -> str:
+    if isinstance(name, str):
+        return name
+    fix = "a record is history.rows[index], the last one history.last" if isinstance(name, (int, slice)) else None
+    raise ArgumentError(f"a column is named by {name!r:.60}", "a string, such as 'val_loss'", fix)
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"^(train_|val_ema_|val_)", "", name)

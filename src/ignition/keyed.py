@@ -1,0 +1,207 @@
+"""A DataLoader whose order and randomness follow a seed: the same batches wherever one starts reading.
+
+The order of an epoch is drawn from (seed, epoch); the randomness with which a batch is loaded, augmented and
+collated from (seed, epoch, its place). Nothing is drawn from the generators that the model uses, so the number
+of workers changes nothing, and batch k can be made without making the k - 1 before it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    get_worker_info,
+)
+
+from ignition.rng import key_of, keyed, seed_fetching
+
+__all__ = ["KeyedLoader", "can_be_keyed"]
+
+
+class _KeyedIndices(NamedTuple):
+    """What the sampler hands to a worker: which samples, and the key of their randomness."""
+
+    key: int
+    indices: Any
+
+
+def can_be_keyed(loader: Any) -> bool:
+    """Whether `loader` is a DataLoader over a data set with indices, iterated the way torch does."""
+    return (
+        isinstance(loader, DataLoader)
+        and not isinstance(loader.dataset, IterableDataset)
+        and not hasattr(loader, "state_dict")  # it keeps its place by itself
+    )
+
+
+class KeyedLoader:
+    """A copy of a DataLoader that reads by key; the user's own loader is left as it is.
+
+    The copy keeps the loader's class (and so an ``__iter__`` of its own), collate function, workers and all
+    other settings. Attributes that are not here are those of the copy.
+
+    Args:
+        loader: A DataLoader for which `can_be_keyed` is true.
+        seed: The seed of the run.
+        purpose: Keeps apart what is read for different ends, such as training and evaluation.
+    """
+
+    def __init__(self, loader: DataLoader[Any], seed: int, purpose: str = "train") -> None:
+        self._loader: DataLoader[Any] = copy.copy(loader)
+        batched = loader.batch_sampler is not None
+        self._order = _KeyedOrder(loader.batch_sampler if batched else loader.sampler, seed, purpose)
+        # torch forbids to exchange these after __init__; a copy is not yet in use, and __init__ is the subclass's.
+        vars(self._loader).update(
+            dataset=_KeyedDataset(loader.dataset, loader.collate_fn, batched),
+            collate_fn=_as_it_is,
+            # Only drawn from for the workers' base seed, which each batch's key replaces.
+            generator=torch.Generator().manual_seed(key_of(seed, purpose, "workers")),
+            _iterator=None,
+            **{"batch_sampler" if batched else "sampler": self._order},
+        )
+
+    def iterate(self, epoch: int, start: int, index: int, count: int) -> Iterator[Any]:
+        """The batches `index`, ``index + count``, ... of `epoch`, without the first `start` of them."""
+        self._order.place(epoch, start, index, count)
+        return iter(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.iterate(1, 0, 0, 1)
+
+    def __len__(self) -> int:
+        return self._order.full_length()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_loader":
+            raise AttributeError(name)
+        return getattr(self._loader, name)
+
+
+class _KeyedOrder:
+    """In the place of a loader's (batch) sampler: yields what it would, in the order of an epoch, with keys."""
+
+    def __init__(self, sampler: Any, seed: int, purpose: str) -> None:
+        self.sampler = sampler
+        self.seed = seed
+        self.purpose = purpose
+        self.place(1, 0, 0, 1)
+
+    def place(self, epoch: int, start: int, index: int, count: int) -> None:
+        self.epoch, self.start, self.index, self.count = epoch, start, index, count
+
+    def full_length(self) -> int:
+        return len(self.sampler)
+
+    def __len__(self) -> int:
+        whole = self.full_length()
+        return max(0, -(-(whole - self.index) // self.count) - self.start)
+
+    def __iter__(self) -> Iterator[_KeyedIndices]:
+        # The place is read now and not at the first batch: by then another iteration may have set its own.
+        return self._from(self.epoch, self.start * self.count + self.index, self.count)
+
+    def _from(self, epoch: int, first: int, step: int) -> Iterator[_KeyedIndices]:
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch - 1)  # 0-based, as torch's DistributedSampler counts
+        key = key_of(self.seed, self.purpose, "order", epoch)
+        order = enumerate(_reseeded(self.sampler, key))
+        for place, indices in islice(order, first, None, step):
+            yield _KeyedIndices(key_of(self.seed, self.purpose, "batch", epoch, place), indices)
+
+
+def _reseeded(sampler: Any, key: int) -> Iterable[Any]:
+    """What `sampler` yields when all that it draws comes from `key`."""
+    own = _with_own_generator(sampler, key)
+    return _drawn_under(sampler, key) if own is None else own
+
+
+def _with_own_generator(sampler: Any, key: int) -> Any:
+    """A copy of one of torch's own samplers with a generator of its own, or None where it is none of those."""
+    kind = type(sampler)
+    if kind is SequentialSampler:
+        return sampler
+    if kind in (RandomSampler, SubsetRandomSampler, WeightedRandomSampler):
+        changed = copy.copy(sampler)
+        changed.generator = torch.Generator().manual_seed(key)
+        return changed
+    if kind is BatchSampler:
+        inner = _with_own_generator(sampler.sampler, key)
+        if inner is not None:
+            changed = copy.copy(sampler)
+            changed.sampler = inner
+            return changed
+    return None
+
+
+def _drawn_under(sampler: Iterable[Any], key: int) -> Iterator[Any]:
+    """Yields from a sampler of the user's, which may draw from any generator whenever it is asked."""
+    position = 0
+    iterator: Iterator[Any] | None = None
+    while True:
+        # Each item under a key of its own: the sampler may be half-way when the generators are needed elsewhere.
+        with keyed(key_of(key, position)):
+            if iterator is None:
+                iterator = iter(sampler)
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item
+        position += 1
+
+
+class _KeyedDataset:
+    """In the place of the user's data set: loads and collates what an index asks for, under the index's key."""
+
+    def __init__(self, dataset: Any, collate: Callable[[Any], Any], batched: bool) -> None:
+        self._dataset = dataset
+        self._collate = collate
+        self._batched = batched
+
+    def __getitem__(self, keyed_indices: _KeyedIndices) -> Any:
+        return self.__getitems__(keyed_indices)
+
+    def __getitems__(self, keyed_indices: _KeyedIndices) -> Any:
+        key, indices = keyed_indices
+        with _randomness(key):
+            return self._collate(self._fetch(indices))
+
+    def _fetch(self, indices: Any) -> Any:
+        if not self._batched:
+            return self._dataset[indices]
+        if callable(getattr(self._dataset, "__getitems__", None)):
+            return self._dataset.__getitems__(indices)
+        return [self._dataset[index] for index in indices]
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        # Guarded, since a copy or a worker asks for attributes before __init__'s are there.
+        if name.startswith("__") or name == "_dataset":
+            raise AttributeError(name)
+        return getattr(self._dataset, name)
+
+
+def _randomness(key: int) -> AbstractContextManager[None]:
+    """In a worker the generators are its own; in the main process they are the model's and must be put back."""
+    if get_worker_info() is None:
+        return keyed(key)
+    seed_fetching(key)
+    return nullcontext()
+
+
+def _as_it_is(collated: Any) -> Any:
+    return collated

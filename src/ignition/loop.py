@@ -1,0 +1,191 @@
+"""The loop: `run_batches` serves training, evaluation and prediction; `fit`, `evaluate` and `predict` feed it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from ignition.data import batch_weight, iterate, length_of
+from ignition.metrics import Means
+from ignition.modes import evaluation_mode, training_mode
+from ignition.notes import explained
+from ignition.optimizers import watch_steps
+from ignition.passes import Pass, at_most, meet_first_batch, warn_if_short
+from ignition.predictions import Predictions
+from ignition.progress import Progress
+from ignition.running import Running, this_run
+from ignition.signature import Signature
+from ignition.training import Goal, Training
+
+__all__ = ["evaluate", "fit", "predict", "run_batches"]
+
+
+def run_batches(this: Pass, limit: int | None = None) -> bool:
+    """Takes up to `limit` batches of a pass: calls the function for each, and hands on what it returns.
+
+    Returns:
+        Whether the loader has ended; False where `limit` or a stop came first.
+    """
+    function, model, hyper, take, axis = this.function, this.model, this.hyper, this.take, this.batch_axis
+    on_batch_begin, on_batch_end, on_step_end = this.on_batch_begin, this.on_batch_end, this.on_step_end
+    position, progress = this.position, this.progress
+    left = -1 if limit is None else limit
+    waited, asked = 0.0, perf_counter()
+    try:
+        for batch in this.batches:
+            waited += perf_counter() - asked
+            if on_batch_begin is not None:
+                on_batch_begin()
+            weight = batch_weight(batch, axis)  # before the call, which may change the batch
+            if isinstance(batch, (tuple, list)):
+                result = function(model, *batch, **hyper)
+            else:
+                result = function(model, batch, **hyper)
+            take(result, weight)
+            position.batch += 1
+            if on_batch_end is not None:
+                on_batch_end()
+            position.step += 1
+            if on_step_end is not None:
+                on_step_end()
+            left -= 1
+            if not left or this.stopped:
+                return position.batch == this.length
+            asked = perf_counter()
+            if asked >= progress.next_draw:
+                progress.draw(asked, position.batch, this.shown())  # waits for metrics on an accelerator
+        return True
+    finally:
+        this.data_seconds += waited
+
+
+def fit(training: Training, goal: Goal) -> None:
+    """Trains until the goal is reached or somebody called ``trainer.stop``.
+
+    The events come in this order::
+
+        on_train_begin
+        for each epoch:
+            on_epoch_begin
+            for each batch:
+                on_batch_begin -> train_fn(model, *batch, **hyper) -> metrics -> on_batch_end
+                (window full)  on_step_end
+                (eval_every)   on_eval_begin -> evaluate -> on_eval_end -> record -> on_record
+            on_eval_begin -> evaluate -> on_eval_end -> record -> on_record
+            on_epoch_end
+        on_train_end            # in every case; on_exception before it when something was raised
+
+    A step that has a record already gets no second one. A fit that ends inside an epoch leaves its pass open,
+    and the next fit goes on there, without another on_epoch_begin.
+    """
+    events = training.events
+    with explained(), this_run(Running(training.device, training=True)):
+        try:
+            events.fire("train_begin")
+            while not training.has_reached(goal):
+                _train_epoch(training, goal)
+        except BaseException as error:
+            training.trainer.exception = error
+            for other in [*events.fire_each("exception"), *events.fire_each("train_end")]:
+                error.add_note(f"a callback raised too while this was handled: {other!r}")
+            raise
+        for failure in events.fire_each("train_end"):
+            raise failure
+
+
+def _train_epoch(training: Training, goal: Goal) -> None:
+    """Trains to the end of an epoch, or inside it to the end of the fit."""
+    position, progress = training.position, training.progress
+    this = training.open_pass or training.begin_epoch()
+    training_mode(training.prepared)
+    meet_first_batch(this, training.train_signature, training.device)
+    progress.begin(goal.epoch_name(position.epoch), at_most(this.length, goal.last_step), position.batch)
+    ended = False
+    while not ended and not this.stopped and position.step != goal.last_step:
+        ended = _run_until_due(training, this, goal.steps_until_due(position.step))
+        if ended:
+            progress.end()
+            warn_if_short(this)
+        if ended or goal.evaluates_at(position.step):
+            training.write_record(goal, ended)
+    if ended:
+        training.end_epoch()
+    else:
+        progress.end()
+
+
+def _run_until_due(training: Training, this: Pass, limit: int | None) -> bool:
+    if not training.steps_unchecked:
+        return run_batches(this, limit)
+    # The first step of a fit alone: which optimizers take it shows whether the Trainer knows the right ones.
+    with watch_steps() as stepped:
+        ended = run_batches(this, 1)
+    training.check_steps(stepped)
+    if ended or limit == 1 or this.stopped:
+        return ended
+    return run_batches(this, None if limit is None else limit - 1)
+
+
+def evaluate(
+    model: Any,
+    signature: Signature,
+    loader: Any,
+    *,
+    batch_axis: int,
+    device: torch.device,
+    hyper: Mapping[str, Any],
+    progress: Progress,
+    max_steps: int | None = None,
+) -> dict[str, float]:
+    """The weighted means of what an eval function returns over a loader, with gradients off, in evaluation mode."""
+    means = Means(signature.role)
+    length = at_most(max_steps, length_of(loader))
+    this = Pass(
+        signature.function, model, signature.select(hyper), iterate(loader), length, batch_axis,
+        take=means.add, shown=means.running, progress=progress,
+    )  # fmt: skip
+    _run_without_gradients(this, signature, device, max_steps)
+    return means.compute()
+
+
+def predict(
+    model: Any,
+    signature: Signature,
+    loader: Any,
+    *,
+    batch_axis: int,
+    device: torch.device,
+    progress: Progress,
+    max_steps: int | None = None,
+) -> Any:
+    """What a predict function returns over a loader, joined along the batch axis, on the CPU."""
+    length = at_most(max_steps, length_of(loader))
+    predictions = Predictions(batch_axis, length)
+    function, items = signature.function, signature.items_needed
+
+    def of_first_items(model: Any, *batch: Any) -> Any:
+        return function(model, *batch[:items])
+
+    this = Pass(
+        of_first_items, model, {}, iterate(loader), length, batch_axis,
+        take=predictions.add, shown=dict, progress=progress,
+    )  # fmt: skip
+    _run_without_gradients(this, signature, device, max_steps, items)
+    return predictions.result()
+
+
+def _run_without_gradients(
+    this: Pass, signature: Signature, device: torch.device, max_steps: int | None, items: int | None = None
+) -> None:
+    # Never inference_mode: what it makes cannot take part in a graph again, and torch.enable_grad() must work.
+    with explained(), evaluation_mode(this.model), torch.no_grad(), this_run(Running(device, training=False)):
+        meet_first_batch(this, signature, device, items)
+        this.progress.begin("evaluate" if items is None else "predict", this.length)
+        try:
+            if run_batches(this, max_steps):
+                warn_if_short(this)
+        finally:
+            this.progress.end()

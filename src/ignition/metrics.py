@@ -1,0 +1,376 @@
+"""Means of metrics, weighted by what each batch counts and mergeable; accuracy and top-k accuracy."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ignition.errors import ArgumentError, IgnitionWarning, MetricError
+
+__all__ = ["Means", "accuracy", "topk_accuracy"]
+
+_EXPECTED = (
+    "a dict of metrics, one scalar (the loss) or None; a metric is a number, a 0-d tensor, "
+    "a (value, weight) pair or an object with update, compute and reset"
+)
+
+
+class Means:
+    """Running means of whatever metrics a function returns.
+
+    Each metric is a sum and a weight, so that the mean over a ragged epoch is the mean over its samples, and
+    the means of two parts can be merged into the mean of the whole. What is on the CPU is summed as a Python
+    float (64 bits); what is on an accelerator is summed there, and waited for only in `compute`.
+
+    Args:
+        source: The name of the function whose results are added, for messages.
+    """
+
+    def __init__(self, source: str = "the function") -> None:
+        self.source = source
+        self.last: dict[str, Any] = {}
+        """What was added last: floats, and detached tensors where they are on an accelerator."""
+        self._names: dict[str, None] = {}  # in the order of their first appearance
+        self._sums: dict[str, list[float]] = {}  # name: [sum of value * weight, sum of weight]
+        self._device_sums: dict[str, list[Any]] = {}  # the same, the sum (at least) a tensor on its device
+        self._objects: dict[str, Any] = {}
+        self._warned = False
+
+    def add(self, result: Any, weight: float | None) -> None:
+        """Adds what a function returned for one batch.
+
+        Args:
+            result: A mapping from names to metrics, one scalar (read as ``{"loss": it}``), or None.
+            weight: What the batch counts; None where it does not say: it counts 1, with one warning.
+
+        Raises:
+            MetricError: If the result holds anything else.
+        """
+        if result.__class__ is not dict:
+            result = self._as_metrics(result)
+        if not weight:
+            if weight is None:
+                weight = self._unknown_weight(result)
+            else:  # an empty batch: its values, mostly NaN, count for nothing
+                result = {name: (value, 0) if _is_scalar(value) else value for name, value in result.items()}
+        sums = self._sums
+        last = {}
+        for name, value in result.items():
+            if value.__class__ is not float:
+                if value.__class__ is Tensor and value.is_cpu and not value.ndim:
+                    value = value.item()  # on the CPU: there is no device to wait for
+                else:
+                    value = self._add_other(name, value, weight)
+                    if value.__class__ is not float:
+                        last[name] = value
+                        continue
+            last[name] = value
+            try:
+                entry = sums[name]
+            except KeyError:
+                entry = self._new_sum(name, value)
+            entry[0] += value * weight
+            entry[1] += weight
+        self.last = last
+
+    def compute(self) -> dict[str, float]:
+        """The means, by name; NaN where all weights were 0. Waits once for each accelerator."""
+        return {name: value for name, value in self._all(objects=True)}
+
+    def running(self) -> dict[str, float]:
+        """The means without those of metric objects, whose ``compute`` may be costly: for showing progress."""
+        return {name: value for name, value in self._all(objects=False)}
+
+    def reset(self) -> None:
+        """Forgets everything, metric objects included; what was added last stays."""
+        for metric in self._objects.values():
+            metric.reset()
+        self._names.clear()
+        self._sums.clear()
+        self._device_sums.clear()
+        self._objects.clear()
+
+    def merge(self, other: Means) -> None:
+        """Adds the sums and weights of `other`: the result is as if all had been added here."""
+        for name, (total, weight) in other.state_dict().items():
+            entry = self._sums.get(name) or self._new_sum(name, total)
+            entry[0] += total
+            entry[1] += weight
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """``{name: [sum, weight]}``, those on accelerators included; metric objects keep their own state."""
+        state = {name: list(entry) for name, entry in self._sums.items()}
+        for name, entry in zip(self._device_sums, self._read_device(), strict=True):
+            before = state.get(name, [0.0, 0.0])
+            state[name] = [before[0] + entry[0], before[1] + entry[1]]
+        return {name: state[name] for name in self._names if name in state}
+
+    def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
+        """Takes back what `state_dict` returned, in place of what was there."""
+        self.reset()
+        self.last = {}
+        for name, (total, weight) in state.items():
+            self._new_sum(name, total)[:] = [total, weight]
+
+    def _all(self, objects: bool) -> list[tuple[str, float]]:
+        state = self.state_dict()
+        means: list[tuple[str, float]] = []
+        for name in self._names:
+            if name in state:
+                total, weight = state[name]
+                means.append((name, total / weight if weight else math.nan))
+            elif objects:
+                means.extend(_computed(name, self._objects[name].compute(), self.source))
+        return means
+
+    def _new_sum(self, name: Any, value: Any) -> list[float]:
+        if not isinstance(name, str):
+            raise MetricError(f"{self.source} returned a metric named {name!r}", expected="names that are strings")
+        if isinstance(value, complex):
+            raise MetricError(f"{self.source} returned the complex number {value} as {name!r}", expected=_EXPECTED)
+        self._names[name] = None
+        return self._sums.setdefault(name, [0.0, 0.0])
+
+    def _as_metrics(self, result: Any) -> Mapping[str, Any]:
+        if result is None:
+            return {}
+        if isinstance(result, Mapping):
+            return dict(result)
+        if isinstance(result, Tensor) or _is_number(result):
+            return {"loss": result}
+        raise MetricError(f"{self.source} returned {_description(result)}", expected=_EXPECTED, fix=_FIX)
+
+    def _unknown_weight(self, result: Mapping[str, Any]) -> float:
+        if not self._warned and any(not isinstance(value, tuple) for value in result.values()):
+            self._warned = True
+            warnings.warn(
+                f"the batches for {self.source} hold no tensor whose size could weigh them, so each counts 1; "
+                "return (value, weight) pairs if they differ in size",
+                IgnitionWarning,
+                stacklevel=2,
+            )
+        return 1.0
+
+    def _add_other(self, name: str, value: Any, weight: float) -> Any:
+        """Adds what is neither a float nor a plain CPU scalar. A float that it returns is yet to be added."""
+        if isinstance(value, tuple) and len(value) == 2:
+            return self._add_pair(name, *value)
+        if _is_number(value):
+            return float(value)
+        if isinstance(value, Tensor):
+            self._check_scalar(name, value)
+            value = value.detach()
+            if value.is_cpu:
+                return float(value.item())
+            self._add_on_device(name, value, weight)
+            return value
+        if all(callable(getattr(value, method, None)) for method in ("update", "compute", "reset")):
+            self._names[name] = None
+            self._objects[name] = value
+            return value
+        raise MetricError(f"{self.source} returned {_description(value)} as {name!r}", expected=_EXPECTED, fix=_FIX)
+
+    def _add_pair(self, name: str, value: Any, weight: Any) -> Any:
+        for part in (value, weight):
+            if isinstance(part, Tensor):
+                self._check_scalar(name, part)
+            elif not _is_number(part):
+                raise MetricError(
+                    f"{self.source} returned {_description((value, weight))} as {name!r}",
+                    expected="a pair of a value and a weight, both numbers or 0-d tensors",
+                )
+        value, weight = (part.detach() if isinstance(part, Tensor) else float(part) for part in (value, weight))
+        on_device = [part for part in (value, weight) if isinstance(part, Tensor) and not part.is_cpu]
+        if on_device:
+            value, weight = (torch.as_tensor(part, device=on_device[0].device) for part in (value, weight))
+            self._add_on_device(name, value, weight)
+            return value
+        value, weight = float(value), float(weight)
+        if not 0 <= weight < math.inf:
+            raise MetricError(
+                f"{self.source} returned the weight {weight} for {name!r}",
+                expected="a finite weight of 0 or more",
+            )
+        entry = self._sums.get(name) or self._new_sum(name, value)
+        if weight:  # a weight of 0 counts for nothing, even where the value is NaN
+            entry[0] += value * weight
+            entry[1] += weight
+        return _Added(value)
+
+    def _check_scalar(self, name: str, value: Tensor) -> None:
+        if value.ndim:
+            raise MetricError(
+                f"{self.source} returned a tensor of shape {tuple(value.shape)} as {name!r}",
+                expected="a 0-d tensor",
+                fix=f"return its mean, {{{name!r}: value.mean()}}, or leave it out",
+            )
+        if value.is_complex():
+            self._new_sum(name, complex(1))
+
+    def _add_on_device(self, name: str, value: Tensor, weight: Any) -> None:
+        entry = self._device_sums.get(name)
+        if entry is None:
+            self._new_sum(name, 0.0)
+            # MPS has no 64-bit floats.
+            dtype = torch.float32 if value.device.type == "mps" else torch.float64
+            entry = self._device_sums[name] = [torch.zeros((), dtype=dtype, device=value.device), 0.0, 0.0]
+        if isinstance(weight, Tensor):
+            # The weight cannot be looked at without waiting: the lowest one seen is kept, and judged when read.
+            entry[0] += torch.where(weight == 0, 0, value * weight)
+            entry[1] = entry[1] + weight.to(entry[0].dtype)
+            entry[2] = torch.minimum(torch.as_tensor(entry[2], device=weight.device), weight)
+        else:
+            entry[0].add_(value, alpha=weight)
+            entry[1] += weight
+
+    def _read_device(self) -> list[list[float]]:
+        """The sums on accelerators as floats."""
+        entries = list(self._device_sums.items())
+        if not entries:
+            return []
+        flat = [
+            torch.as_tensor(part, dtype=entry[0].dtype, device=entry[0].device)
+            for _, entry in entries
+            for part in entry
+        ]
+        # The one place where metrics wait for the accelerator.
+        values = torch.stack(flat).tolist()
+        for (name, _), total, lowest in zip(entries, values[1::3], values[2::3], strict=True):
+            if not (lowest >= 0 and math.isfinite(total)):
+                raise MetricError(
+                    f"{self.source} returned a weight below 0 or not finite for {name!r}",
+                    expected="finite weights of 0 or more",
+                )
+        return [values[start : start + 2] for start in range(0, len(values), 3)]
+
+
+class _Added(float):
+    """A value whose sum has been taken already: not exactly a float, so that `Means.add` does not add it again."""
+
+
+_FIX = "return, for example, {'loss': loss}; average what has several elements, and leave out what is no number"
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim == 0 and value.dtype.kind in "fiub"
+    return isinstance(value, (numbers.Real, np.bool_))
+
+
+def _is_scalar(value: Any) -> bool:
+    return _is_number(value) or (isinstance(value, Tensor) and value.ndim == 0)
+
+
+def _description(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _computed(name: str, value: Any, source: str) -> list[tuple[str, float]]:
+    """What a metric object computed, as floats; a collection of metrics gives one for each of its names."""
+    if isinstance(value, Mapping):
+        return [pair for key, item in value.items() for pair in _computed(f"{name}_{key}", item, source)]
+    if isinstance(value, Tensor) and value.ndim == 0:
+        return [(name, float(value.item()))]  # waits for the device of the metric
+    if _is_number(value):
+        return [(name, float(value))]
+    raise MetricError(
+        f"the metric {name!r} of {source} computed {_description(value)}",
+        expected="one number",
+        fix="have it average over the classes (torchmetrics: average='macro'), or return its parts by name",
+    )
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The share of right predictions.
+
+    Which kind it is shows in the shapes:
+
+    - multi-class: outputs ``(batch, classes, ...)``, targets ``(batch, ...)`` of class numbers; the class with
+      the largest output is the prediction.
+    - binary: outputs ``(batch,)`` or ``(batch, 1)`` of logits, targets ``(batch,)`` or ``(batch, 1)`` of 0 and 1;
+      a logit above 0 predicts 1.
+    - multi-label: outputs ``(batch, labels, ...)`` of logits, targets of the same shape of 0 and 1; a sample is
+      right where all of its labels are (exact match).
+
+    Outputs that are integers or booleans are taken as predictions themselves; for probabilities pass
+    ``probabilities > 0.5``.
+
+    Args:
+        outputs: Logits or predictions, see above.
+        targets: Integers or booleans.
+
+    Returns:
+        A 0-d float tensor from 0 to 1; NaN for an empty batch.
+
+    Raises:
+        ArgumentError: If targets are floating-point, or the shapes fit none of the kinds.
+
+    Example:
+        >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
+        tensor(0.5000)
+    """
+    if targets.is_floating_point() or targets.is_complex():
+        raise ArgumentError(
+            f"accuracy was given targets of {targets.dtype}",
+            expected="class numbers or 0 and 1, as integers or booleans",
+            fix='pass targets.long() if they are class numbers; for a regression ask for "mse" or "mae", not "acc"',
+        )
+    if outputs.ndim == targets.ndim + 1 and outputs.shape[:1] + outputs.shape[2:] == targets.shape:
+        if outputs.shape[1] == 1:  # one logit for each target
+            return accuracy(outputs.squeeze(1), targets)
+        return (outputs.argmax(dim=1) == targets).float().mean()
+    if outputs.ndim == targets.ndim - 1 and targets.shape == (*outputs.shape, 1):
+        return accuracy(outputs, targets.squeeze(-1))
+    if outputs.shape == targets.shape and outputs.ndim > 0:
+        predictions = outputs > 0 if outputs.is_floating_point() else outputs
+        right = predictions == targets.to(predictions.dtype)
+        return right.flatten(1).all(dim=1).float().mean() if right.ndim > 1 else right.float().mean()
+    raise ArgumentError(
+        f"accuracy was given outputs of shape {tuple(outputs.shape)} and targets of shape {tuple(targets.shape)}",
+        expected="outputs (batch, classes, ...) with targets (batch, ...), or both of one shape",
+    )
+
+
+def topk_accuracy(outputs: Tensor, targets: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, Tensor]:
+    """The share of samples whose class is among the k largest outputs, for each k.
+
+    Args:
+        outputs: Scores ``(batch, classes)``.
+        targets: Class numbers ``(batch,)``.
+        ks: The k's, each from 1 to the number of classes.
+
+    Returns:
+        ``{"top1": ..., "top5": ...}``: 0-d float tensors from 0 to 1, ready to be returned as metrics.
+
+    Raises:
+        ArgumentError: If a shape does not fit, targets are floating-point, or a k is out of range.
+
+    Example:
+        >>> topk_accuracy(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([1]), ks=(1, 2))
+        {'top1': tensor(0.), 'top2': tensor(1.)}
+    """
+    if outputs.ndim != 2 or targets.shape != outputs.shape[:1] or targets.is_floating_point():
+        raise ArgumentError(
+            f"topk_accuracy was given outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} "
+            f"of {targets.dtype}",
+            expected="outputs (batch, classes) and targets (batch,) of class numbers",
+        )
+    classes = outputs.shape[1]
+    if not ks or any(isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= classes for k in ks):
+        raise ArgumentError(
+            f"ks={tuple(ks)!r} with {classes} classes", expected=f"numbers from 1 to {classes}, at least one"
+        )
+    right = outputs.topk(max(ks), dim=1).indices == targets.unsqueeze(1)
+    return {f"top{k}": right[:, :k].any(dim=1).float().mean() for k in ks}

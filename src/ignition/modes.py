@@ -1,0 +1,163 @@
+"""What of a model is trained: freezing parts of it, and switching its modes without disturbing what is frozen."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import takewhile
+from typing import Any, TypeVar
+
+from torch import nn
+
+from ignition.errors import ArgumentError
+from ignition.structure import named
+
+__all__ = [
+    "evaluation_mode",
+    "freeze",
+    "freeze_until",
+    "modes_of",
+    "restore_modes",
+    "training_mode",
+    "unfreeze",
+]
+
+M = TypeVar("M", bound=nn.Module)
+
+_FROZEN = "_ignition_frozen"
+"""A mark on each frozen module; an attribute, so that copies of the module have it too."""
+
+
+def freeze(model: M) -> M:
+    """Stops training a model or a part of it: no gradients, and evaluation mode even while a Trainer trains.
+
+    So dropout is off in the frozen part, and batch norm neither uses nor updates the statistics of a batch.
+
+    Args:
+        model: A module; all that it contains is frozen with it.
+
+    Returns:
+        The same module.
+
+    Example:
+        >>> backbone = freeze(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+        >>> any(parameter.requires_grad for parameter in backbone.parameters()), backbone.training
+        (False, False)
+    """
+    _check_module("freeze", model)
+    for module in model.modules():
+        _set_frozen(module, True)
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
+    model.eval()
+    return model
+
+
+def unfreeze(model: M) -> M:
+    """Undoes `freeze` for a module and all that it contains: gradients again, and the mode of training.
+
+    Args:
+        model: A module.
+
+    Returns:
+        The same module.
+    """
+    _check_module("unfreeze", model)
+    for module in model.modules():
+        _set_frozen(module, False)
+        for parameter in module.parameters(recurse=False):
+            if parameter.is_floating_point() or parameter.is_complex():  # quantized integers have no gradients
+                parameter.requires_grad_(True)
+    model.train()
+    return model
+
+
+def freeze_until(model: M, name: str) -> M:
+    """Freezes all that comes before a named part, and unfreezes that part and all after it.
+
+    Before and after are in the order of ``model.named_modules()`` and ``model.named_parameters()``: that of
+    their definition.
+
+    Args:
+        model: A module.
+        name: The name of a module (``"layer3"``) or a parameter (``"layer3.weight"``) in it.
+
+    Returns:
+        The same module.
+
+    Raises:
+        ArgumentError: If there is no part of that name.
+
+    Example:
+        >>> net = freeze_until(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), "1")
+        >>> [parameter.requires_grad for parameter in net.parameters()]
+        [False, False, True, True]
+    """
+    _check_module("freeze_until", model)
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    if not name or (name not in modules and name not in parameters):
+        close = difflib.get_close_matches(str(name), [*modules, *parameters], n=3)
+        raise ArgumentError(
+            f"freeze_until was given the name {name!r}",
+            expected="the name of a module or parameter of the model",
+            fix=f"did you mean {', '.join(map(repr, close))}?" if close else "see model.named_modules() for the names",
+        )
+    unfreeze(model)
+    owner = name if name in modules else name.rpartition(".")[0]
+    earlier = dict(takewhile(lambda item: item[0] != owner, modules.items()))
+    for path, module in earlier.items():
+        if path and not owner.startswith(f"{path}."):  # what contains the named part is only frozen in part
+            _set_frozen(module, True)
+            module.training = False
+    if name in parameters:
+        frozen = [parameters[path] for path in takewhile(lambda path: path != name, parameters)]
+    else:
+        frozen = [parameter for module in earlier.values() for parameter in module.parameters(recurse=False)]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return model
+
+
+def training_mode(model: Any) -> None:
+    """``model.train()`` for a model or a structure of models, but for what is frozen."""
+    for module in named(model).values():
+        module.train()
+        for part in module.modules():
+            if getattr(part, _FROZEN, False):
+                part.training = False
+
+
+@contextmanager
+def evaluation_mode(model: Any) -> Iterator[None]:
+    """``model.eval()`` inside the ``with`` block; afterwards each submodule has the mode that it had."""
+    modes = modes_of(model)
+    for module in named(model).values():
+        module.eval()
+    try:
+        yield
+    finally:
+        restore_modes(modes)
+
+
+def modes_of(model: Any) -> list[tuple[nn.Module, bool]]:
+    """Each submodule with its mode, for `restore_modes`."""
+    return [(part, part.training) for module in named(model).values() for part in module.modules()]
+
+
+def restore_modes(modes: list[tuple[nn.Module, bool]]) -> None:
+    """Gives each submodule the mode that `modes_of` found."""
+    for part, training in modes:
+        part.training = training
+
+
+def _set_frozen(module: nn.Module, frozen: bool) -> None:
+    if frozen:
+        setattr(module, _FROZEN, True)
+    elif hasattr(module, _FROZEN):
+        delattr(module, _FROZEN)
+
+
+def _check_module(function: str, model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"{function} was given {type(model).__name__}", expected="an nn.Module")

@@ -1,0 +1,118 @@
+"""One way through a loader: what is called for each batch, where the pass stands, and its first batch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from ignition.data import batch_weight, items_of
+from ignition.device import move, tensors_in
+from ignition.errors import BatchError, IgnitionWarning
+from ignition.progress import Progress
+from ignition.signature import Signature
+
+__all__ = ["Hook", "Pass", "Position", "at_most", "meet_first_batch", "warn_if_short"]
+
+_NOTHING = object()
+
+Hook = Callable[[], Any] | None
+
+
+@dataclass(slots=True)
+class Position:
+    """Where a run is: its epoch (1-based, 0 before the first), the batches done in it, the steps done in all."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+
+
+@dataclass(slots=True)
+class Pass:
+    """What `run_batches` needs for one way through a loader.
+
+    Attributes:
+        function: Called as ``function(model, *batch, **hyper)``.
+        batches: What is left of the loader.
+        length: The number of batches of the whole pass, where it is known.
+        take: Receives each result and the weight of its batch.
+        shown: The means that the bar shows.
+        stopped: Set to have the pass end after the current batch.
+        data_seconds: How long was waited on the loader.
+    """
+
+    function: Callable[..., Any]
+    model: Any
+    hyper: Mapping[str, Any]
+    batches: Iterator[Any]
+    length: int | None
+    batch_axis: int
+    take: Callable[[Any, float | None], Any]
+    shown: Callable[[], Mapping[str, float]]
+    progress: Progress
+    position: Position = field(default_factory=Position)
+    on_batch_begin: Hook = None
+    on_batch_end: Hook = None
+    on_step_end: Hook = None
+    stopped: bool = False
+    data_seconds: float = 0.0
+
+
+def meet_first_batch(this: Pass, signature: Signature, device: torch.device, items: int | None = None) -> None:
+    """Looks at the next batch of a pass before the function gets it, and puts it back.
+
+    Args:
+        this: The pass; its batches are moved to `device` from here on, where that is needed.
+        signature: What the function takes.
+        device: Where the model is.
+        items: How many of the batch's items the function receives; None for all.
+
+    Raises:
+        BatchError: If there is no batch, or it has not the batch axis.
+        FunctionError: If the function cannot be called with it.
+        HyperparameterError: If a hyperparameter has the name of a parameter that the batch fills.
+    """
+    asked = perf_counter()
+    first = next(this.batches, _NOTHING)
+    if first is _NOTHING:
+        if this.position.batch:
+            return  # a pass that was left open, and whose loader has nothing more
+        raise BatchError(
+            f"the loader for {signature.role} gave no batch",
+            expected="at least one batch in each epoch and each evaluation",
+            fix="an iterator or generator can be read only once: pass a list, a DataLoader or an object whose __iter__ "
+            "starts anew, or train by fit(steps=...); and see whether drop_last leaves anything of a small data set",
+        )
+    this.data_seconds += perf_counter() - asked
+    this.batches = chain([first], this.batches)
+    signature.check_batch(this.model, items_of(first)[:items], this.hyper)
+    batch_weight(first, this.batch_axis)
+    if device.type != "cpu" or any(tensor.device != device for tensor in tensors_in(first)):
+        this.batches = _moved(this.batches, device)
+
+
+def _moved(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
+    for batch in batches:
+        yield move(batch, device)
+
+
+def warn_if_short(this: Pass) -> None:
+    """Warns where a loader that knows its length ended before it."""
+    if this.length is not None and this.position.batch < this.length:
+        warnings.warn(
+            f"the loader ended after {this.position.batch} batches, and its length is {this.length}; where a data set "
+            "raises StopIteration, Python takes that for the end of the loader",
+            IgnitionWarning,
+            stacklevel=2,
+        )
+
+
+def at_most(limit: int | None, length: int | None) -> int | None:
+    """The smaller of the two that are known."""
+    return min((number for number in (limit, length) if number is not None), default=None)

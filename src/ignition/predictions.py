@@ -1,0 +1,125 @@
+"""Joining the outputs of a predict function over the batches, whatever their nesting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ignition.errors import FunctionError
+
+__all__ = ["Predictions"]
+
+
+class Predictions:
+    """Outputs of the same nesting for each batch, joined along the batch axis, on the CPU.
+
+    Where the number of batches is known, each tensor of the nesting is written into one that was made for all of
+    them at the first batch, so that no more memory than the result is needed.
+
+    Args:
+        batch_axis: The axis along which the outputs are joined.
+        batches: The number of batches, or None where it is not known.
+    """
+
+    def __init__(self, batch_axis: int, batches: int | None) -> None:
+        self._axis = batch_axis
+        self._batches = batches or 1
+        self._joined: Any = None
+
+    def add(self, output: Any, weight: object = None) -> None:
+        """Adds the output for one batch: a tensor ``(batch, ...)`` or any nesting of such tensors.
+
+        Raises:
+            FunctionError: If it is anything else, or differs from the outputs before in more than the batch's size.
+        """
+        if self._joined is None:
+            self._joined = self._started(output)
+        self._extend(self._joined, output)
+
+    def result(self) -> Any:
+        """All outputs in the order of the data, in the nesting that the function returned."""
+        return self._finished(self._joined)
+
+    def _started(self, output: Any) -> Any:
+        if isinstance(output, Tensor):
+            if not -output.ndim <= self._axis < output.ndim:
+                raise FunctionError(
+                    f"the predict function returned a tensor of shape {tuple(output.shape)}",
+                    expected=f"tensors with an axis {self._axis}, along which the batches are joined",
+                )
+            return _Joined(output, self._axis, self._batches)
+        if isinstance(output, Mapping):
+            return {name: self._started(part) for name, part in output.items()}
+        if isinstance(output, (tuple, list)):
+            return _like(output, [self._started(part) for part in output])
+        raise FunctionError(
+            f"the predict function returned {type(output).__name__}",
+            expected="a tensor, or any nesting of tuples, lists and dicts of tensors",
+        )
+
+    def _extend(self, joined: Any, output: Any) -> None:
+        if isinstance(joined, _Joined) and isinstance(output, Tensor):
+            joined.append(output)
+        elif isinstance(joined, dict) and isinstance(output, Mapping) and joined.keys() == output.keys():
+            for name, part in joined.items():
+                self._extend(part, output[name])
+        elif isinstance(joined, (tuple, list)) and isinstance(output, (tuple, list)) and len(joined) == len(output):
+            for part, item in zip(joined, output, strict=True):
+                self._extend(part, item)
+        else:
+            raise FunctionError(
+                f"the predict function returned {type(output).__name__} in another nesting than for the first batch",
+                expected="the same nesting for each batch",
+            )
+
+    def _finished(self, joined: Any) -> Any:
+        if isinstance(joined, _Joined):
+            return joined.result()
+        if isinstance(joined, dict):
+            return {name: self._finished(part) for name, part in joined.items()}
+        return _like(joined, [self._finished(part) for part in joined])
+
+
+class _Joined:
+    """One tensor that grows along an axis."""
+
+    def __init__(self, first: Tensor, axis: int, batches: int) -> None:
+        self._axis = axis % first.ndim
+        self._room = self._empty(first, first.shape[self._axis] * batches)
+        self._filled = 0
+
+    def append(self, output: Tensor) -> None:
+        kept, new = list(self._room.shape), list(output.shape)
+        if self._axis < len(new):
+            kept[self._axis] = new[self._axis] = 0
+        if kept != new or output.dtype != self._room.dtype:
+            raise FunctionError(
+                f"the predict function returned {output.dtype} of shape {tuple(output.shape)} after batches of "
+                f"{self._room.dtype} and shape {tuple(self._room.shape)}",
+                expected=f"tensors that differ in axis {self._axis} alone",
+            )
+        end = self._filled + output.shape[self._axis]
+        if end > self._room.shape[self._axis]:
+            # Doubled, so that a stream of unknown length is copied a constant number of times.
+            larger = self._empty(self._room, max(end, 2 * self._room.shape[self._axis]))
+            larger.narrow(self._axis, 0, self._filled).copy_(self.result())
+            self._room = larger
+        # Waits for the device where the output is on one.
+        self._room.narrow(self._axis, self._filled, end - self._filled).copy_(output.detach())
+        self._filled = end
+
+    def result(self) -> Tensor:
+        return self._room.narrow(self._axis, 0, self._filled)
+
+    def _empty(self, like: Tensor, size: int) -> Tensor:
+        shape = list(like.shape)
+        shape[self._axis] = size
+        return torch.empty(shape, dtype=like.dtype)
+
+
+def _like(original: Any, parts: list[Any]) -> Any:
+    kind = type(original)
+    return kind(*parts) if hasattr(original, "_fields") else kind(parts)

@@ -1,0 +1,189 @@
+"""What a record of history is made of: the values it may hold, the order of its columns, and how it is written down."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import numbers
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TextIO, TypeAlias
+
+from ignition.errors import ArgumentError
+
+__all__ = ["Scalar", "column_order", "decode", "encode", "read_json", "replace_file", "scalar", "table", "write_csv"]
+
+Scalar: TypeAlias = float | int | str | bool | None
+
+_TAGS = {"inf": math.inf, "-inf": -math.inf, "none": None}
+_GROUPS = ("epoch", "step", "train_", "val_", "val_ema_", "lr", "hyperparameter", "seconds", "data_seconds")
+
+
+def _group(column: str) -> str:
+    if column in ("epoch", "step", "seconds", "data_seconds", "lr"):
+        return column
+    for start in ("val_ema_", "val_", "train_", "lr_"):
+        if column.startswith(start):
+            return start if start in _GROUPS else "lr"
+    return "hyperparameter"
+
+
+def column_order(column: str) -> int:
+    """A key to sort by: epoch, step, ``train_*``, ``val_*``, ``val_ema_*``, ``lr*``, hyperparameters, the seconds.
+
+    Example:
+        >>> sorted(["lr", "seconds", "lambd", "val_loss", "train_loss", "step"], key=column_order)
+        ['step', 'train_loss', 'val_loss', 'lr', 'lambd', 'seconds']
+    """
+    return _GROUPS.index(_group(column))
+
+
+def scalar(column: str, value: Any) -> Scalar:
+    """The plain Python value that a record holds for `value`; numpy's numbers become Python's.
+
+    Args:
+        column: Its name. ``epoch`` and ``step`` are whole numbers from 0; metrics (``train_*``, ``val_*``), ``lr*`` and
+            the seconds are numbers; a hyperparameter may be a string, a bool or None too.
+        value: What to hold.
+
+    Raises:
+        ArgumentError: The value is none of these, or the name is no string.
+
+    Example:
+        >>> scalar("lambd", 4)
+        4
+    """
+    if not isinstance(column, str):
+        raise ArgumentError(f"a column is named by {_shown(column)}", "a string, such as 'val_loss'")
+    group = _group(column)
+    if group in ("epoch", "step"):
+        if isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 0:
+            return int(value)
+        raise ArgumentError(f"{column} is {_shown(value)}", "a whole number, 0 or more")
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if group == "hyperparameter" and (value is None or isinstance(value, str)):
+        return None if value is None else str(value)
+    raise ArgumentError(
+        f"{column!r} is {_shown(value)}",
+        "a number, a string, a bool or None" if group == "hyperparameter" else "a number",
+        "take the number out with .item()" if hasattr(value, "item") else None,
+    )
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.60} ({type(value).__name__})"
+
+
+def encode(value: Scalar) -> Any:
+    """A record's value for strict JSON: NaN as null, and what else JSON cannot say as ``{"is": "inf"}``.
+
+    Example:
+        >>> encode(0.5), encode(float("nan")), encode(float("-inf")), encode(None)
+        (0.5, None, {'is': '-inf'}, {'is': 'none'})
+    """
+    if value is None:
+        return {"is": "none"}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else {"is": str(value)}
+    return value
+
+
+def decode(value: Any) -> Any:
+    """What `encode` was given.
+
+    Raises:
+        ArgumentError: `value` is an object that `encode` never returns.
+    """
+    if value is None:
+        return math.nan
+    if not isinstance(value, dict):
+        return value
+    tag = value.get("is")
+    if len(value) != 1 or not isinstance(tag, str) or tag not in _TAGS:
+        raise ArgumentError(f"{_shown(value)} is no value of a record", "a plain value")
+    return _TAGS[tag]
+
+
+def table(columns: Sequence[str], rows: Sequence[Mapping[str, Scalar]], width: int = 120) -> str:
+    """Rows under each other, aligned to the right; "-" where a row has no such value.
+
+    Args:
+        columns: From left to right. Where they do not fit, the last ones give way to "...".
+        rows: From top to bottom.
+        width: In characters.
+
+    Example:
+        >>> print(table(["epoch", "val_loss"], [{"epoch": 1}, {"epoch": 2, "val_loss": 0.123456}]))
+        epoch  val_loss
+            1         -
+            2    0.1235
+    """
+    cells = [[name, *(_cell(row[name]) if name in row else "-" for row in rows)] for name in columns]
+    padded = [[text.rjust(max(map(len, column))) for text in column] for column in cells]
+    if sum(len(column[0]) + 2 for column in padded) > width + 2:
+        while len(padded) > 1 and sum(len(column[0]) + 2 for column in padded) + 3 > width:
+            padded.pop()
+        padded.append(["..."] * (len(rows) + 1))
+    return "\n".join("  ".join(line) for line in zip(*padded, strict=True))
+
+
+def _cell(value: Scalar) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value.splitlines()[0][:20] if isinstance(value, str) and value else str(value)
+
+
+def write_csv(file: TextIO, columns: Sequence[str], rows: Sequence[Mapping[str, Scalar]]) -> None:
+    """Writes a header and a line a row; what is NaN, None or not there is empty."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        values = [row.get(name) for name in columns]
+        writer.writerow(["" if isinstance(value, float) and math.isnan(value) else value for value in values])
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """What a file of strict JSON holds.
+
+    Raises:
+        ArgumentError: The file is no JSON; NaN and Infinity, which Python's reader lets pass, are none either.
+        OSError: The file cannot be read.
+    """
+    try:
+        return json.loads(Path(path).read_bytes(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ArgumentError(f"{os.fspath(path)} is no JSON: {error}", "a file that was written as JSON") from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not in the standard")
+
+
+def replace_file(path: str | os.PathLike[str], write: Callable[[TextIO], object]) -> None:
+    """Writes a text file beside and renames it, so that a reader sees the whole new one or the whole old one.
+
+    Args:
+        path: The file. Its folders are made; what a symbolic link points to is replaced, not the link.
+        write: Receives the open file.
+
+    Raises:
+        OSError: The file cannot be written. What was there stays.
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.parent / f".{secrets.token_hex(8)}.part"
+    try:
+        # Half of a surrogate pair is no UTF-8; a file name that was read from the system may hold one.
+        with beside.open("x", encoding="utf-8", newline="", errors="backslashreplace") as file:
+            write(file)
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,107 @@
+"""Random generators: seeding them, keeping and putting back their states, and randomness that follows a key.
+
+Three generators count: Python's ``random``, numpy's global one, and torch's (the CPU's and each accelerator's).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from ignition.errors import ArgumentError
+
+__all__ = ["capture", "check_seed", "key_of", "keyed", "restore", "seed_everything", "seed_fetching"]
+
+_SEEDS = 2**63  # torch takes signed 64-bit seeds; numpy's global generator 32 bits of them
+
+
+def check_seed(seed: Any) -> int:
+    """`seed` itself, if it can be one.
+
+    Raises:
+        ArgumentError: If it is no integer from 0 to 2**63 - 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < _SEEDS:
+        raise ArgumentError(f"seed={seed!r}", expected="an integer from 0 to 2**63 - 1")
+    return int(seed)
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python's, numpy's and torch's generators, those of all accelerators included.
+
+    Args:
+        seed: An integer from 0 to 2**63 - 1.
+
+    Raises:
+        ArgumentError: If `seed` is no such integer.
+
+    Example:
+        >>> seed_everything(0); a = torch.rand(3)
+        >>> seed_everything(0); bool((a == torch.rand(3)).all())
+        True
+    """
+    seed = check_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def capture() -> dict[str, Any]:
+    """The states of all generators, for `restore`."""
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+    }
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is not None:
+        # Copies each device's state to the CPU: waits on the accelerator.
+        states[accelerator.type] = torch.get_device_module(accelerator).get_rng_state_all()
+    return states
+
+
+def restore(states: dict[str, Any]) -> None:
+    """Puts all generators back to what `capture` returned."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is not None and accelerator.type in states:
+        torch.get_device_module(accelerator).set_rng_state_all(states[accelerator.type])
+
+
+def key_of(*parts: int | str) -> int:
+    """A 63-bit seed that depends on every part, and in which neighbours have nothing in common.
+
+    Example:
+        >>> key_of(0, "order", 1) == key_of(0, "order", 1), key_of(0, "order", 1) == key_of(0, "order", 2)
+        (True, False)
+    """
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % _SEEDS
+
+
+def seed_fetching(key: int) -> None:
+    """Seeds the generators that a data set draws from, all on the CPU: a tenth of what `seed_everything` costs."""
+    random.seed(key)
+    np.random.seed(key % 2**32)
+    torch.default_generator.manual_seed(key)
+
+
+@contextmanager
+def keyed(key: int) -> Iterator[None]:
+    """Inside the ``with`` block the CPU generators follow `key`; afterwards they are where they were."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    seed_fetching(key)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.default_generator.set_state(cpu)

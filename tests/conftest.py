@@ -1,0 +1,98 @@
+"""What holds for every test: the same random numbers, one thread, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["MPLBACKEND"] = "Agg"  # before matplotlib is imported: no window
+
+import random
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+torch.set_num_threads(1)  # sums in one order, and no fight over the cores with the other test processes
+
+# Property tests try the same examples each time, and never fail for a slow machine.
+settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("repeatable")
+
+# What other libraries start or set once, for as long as the process lives.
+LASTING_THREADS = {"TMonitor", "InductorSubproc"}  # tqdm, torch.compile
+LASTING_VARIABLES = ("PYTEST_", "KMP_", "TORCHINDUCTOR_", "TRITON_")  # pytest, scikit-learn, torch.compile
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips the tests marked `gpu` where there is no accelerator."""
+    if not torch.accelerator.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs an accelerator"))
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Seeds every generator that a test may draw from."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fails a test that leaves a thread, a changed environment variable or a file in the working directory.
+
+    Each test runs in an empty folder of its own, which is not `tmp_path`: what a test writes on purpose goes there.
+    """
+    home, threads, variables = Path.cwd(), set(threading.enumerate()), environment()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        yield
+        os.chdir(home)
+        left = [f"the file {name}" for name in sorted(os.listdir(folder))]
+
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(timeout=0 if lasting(thread) else 1)  # one that is just ending is none left behind
+        if thread.is_alive() and not lasting(thread):
+            left.append(f"the thread {thread.name}")
+    changed = {name for name, _ in variables.items() ^ environment().items()}
+    left += [f"a change of ${name}" for name in sorted(changed)]
+    if left:
+        pytest.fail(f"The test left behind: {', '.join(left)}", pytrace=False)
+
+
+def lasting(thread: threading.Thread) -> bool:
+    return bool({thread.name, type(thread).__name__} & LASTING_THREADS)
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(LASTING_VARIABLES)}
+
+
+@pytest.fixture
+def tiny_data() -> tuple[Tensor, Tensor]:
+    """Inputs (21, 4) and labels (21,) of 3 classes that can be learned; batches of 4 leave a ragged last one."""
+    generator = torch.Generator().manual_seed(1)
+    y = torch.arange(21) % 3
+    centres = 4 * torch.randn(3, 4, generator=generator)
+    return centres[y] + torch.randn(21, 4, generator=generator), y
+
+
+@pytest.fixture
+def tiny_loader(tiny_data: tuple[Tensor, Tensor]) -> DataLoader[tuple[Tensor, ...]]:
+    """The tiny data in order, in five batches of 4 and one of 1."""
+    return DataLoader(TensorDataset(*tiny_data), batch_size=4)
+
+
+@pytest.fixture
+def tiny_model() -> nn.Sequential:
+    """A classifier of the tiny data: inputs (batch, 4) to logits (batch, 3), with dropout."""
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3))
