@@ -50,7 +50,7 @@ def main(epochs: int = 12, folder: Path = Path("runs/digits")) -> None:
     seed_everything(0)
     train_loader, test_loader = make_loaders()
     model = make_model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 
     # These two functions are all that Ignition wants to know: what to do with one batch.
     def train_fn(model, x, y):
@@ -61,7 +61,7 @@ def main(epochs: int = 12, folder: Path = Path("runs/digits")) -> None:
 
     trainer = Trainer(model, optimizer, train_fn, train_loader, eval_fn, test_loader)
     trainer.callbacks = [
-        LinearDecay("lr", start_value=0.05, end_value=0.001, max_epochs=epochs),
+        LinearDecay("lr", start_value=0.01, end_value=0.001, max_epochs=epochs),
         SaveModel(folder / "best.pt", best="val_acc"),
     ]
     history = trainer.fit(epochs=epochs)

@@ -4,6 +4,7 @@ from ignition import callbacks, errors
 from ignition.callbacks.base import Callback
 from ignition.device import default_device, make_var
 from ignition.errors import IgnitionError, IgnitionWarning
+from ignition.evaluation import evaluate, predict
 from ignition.history import History
 from ignition.metrics import accuracy, topk_accuracy
 from ignition.modes import freeze, freeze_until, unfreeze
@@ -11,7 +12,7 @@ from ignition.optimize import optimize
 from ignition.optimizers import set_lr
 from ignition.rng import seed_everything
 from ignition.steps import crossentropy_loss, evaluate_on_batch, fit_on_batch, predict_on_batch
-from ignition.trainer import Trainer, evaluate, predict
+from ignition.trainer import Trainer
 
 __version__ = "0.1.0"
 

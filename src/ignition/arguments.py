@@ -13,6 +13,7 @@ from ignition.data import length_of
 from ignition.errors import ArgumentError, BatchError
 from ignition.signature import Signature
 from ignition.structure import named
+from ignition.window import UpdateRules
 
 __all__ = [
     "check_batch_axis",
@@ -21,6 +22,7 @@ __all__ = [
     "check_model",
     "check_not_empty",
     "check_optimizer",
+    "check_rules",
     "eval_signature",
 ]
 
@@ -84,13 +86,33 @@ def eval_signature(eval_fn: Any, test_loader: Any) -> Signature | None:
 def check_count(count: Any, name: str) -> None:
     """Raises ArgumentError if `count` is neither None nor an integer of 1 or more."""
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-        raise ArgumentError(f"{name}={count!r}", expected="an integer of 1 or more")
+        raise ArgumentError(
+            f"{name}={count!r}", expected="an integer of 1 or more", fix=f"pass one, such as {name}=10, or leave it out"
+        )
 
 
 def check_batch_axis(batch_axis: Any) -> None:
     """Raises ArgumentError if `batch_axis` is no integer."""
     if isinstance(batch_axis, bool) or not isinstance(batch_axis, int):
-        raise ArgumentError(f"batch_axis={batch_axis!r}", expected="an integer: 0 for batches of (batch, ...)")
+        raise ArgumentError(
+            f"batch_axis={batch_axis!r}",
+            expected="an integer: the axis along which the samples of a batch lie",
+            fix="leave it out for batches of shape (batch, ...), and pass batch_axis=1 for (time, batch, ...)",
+        )
+
+
+def check_rules(accumulate: Any, clip_norm: Any, precision: str) -> UpdateRules:
+    """How steps are taken. Raises ArgumentError if `accumulate` or `clip_norm` is out of range."""
+    if accumulate is None:
+        raise ArgumentError("accumulate=None", expected="an integer of 1 or more", fix="leave it out, or pass 1")
+    check_count(accumulate, "accumulate")
+    if clip_norm is not None and (
+        isinstance(clip_norm, bool) or not isinstance(clip_norm, (int, float)) or not 0 < clip_norm < float("inf")
+    ):
+        raise ArgumentError(
+            f"clip_norm={clip_norm!r}", expected="a finite number above 0, or None", fix="clip_norm=1.0"
+        )
+    return UpdateRules(accumulate, clip_norm, scaled=precision == "fp16")
 
 
 def _what(value: Any) -> str:

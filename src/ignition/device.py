@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections import UserDict
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -45,7 +46,7 @@ def as_device(device: str | torch.device) -> torch.device:
         torch.empty(0, device=found)  # asks the driver, which a name alone does not
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise ArgumentError(
-            f"device={device!r} cannot be used here ({str(error).splitlines()[0]})",
+            f"device={device!r} cannot be used here ({_first_line(error)})",
             expected='"auto" or a device that this machine has, such as "cpu"',
             fix=f'pass device="auto", which is {default_device()} here',
         ) from error
@@ -70,13 +71,20 @@ def device_of(model: Any) -> torch.device:
 
 def move_model(model: Any, optimizer: Any, device: torch.device) -> None:
     """Moves models in place, and the state of their optimizers after them."""
-    if device_of(model) == device:
+    elsewhere = [module for module in named(model).values() if _is_elsewhere(module, device)]
+    if not elsewhere:
         return
-    for module in named(model).values():
+    for module in elsewhere:
         module.to(device)
     for one in named(optimizer).values():
         if getattr(one, "state", None):
             one.load_state_dict(one.state_dict())  # puts each entry where its parameter is now
+
+
+def _is_elsewhere(module: nn.Module, device: torch.device) -> bool:
+    """Whether a model is to be moved. One spread over several devices of that type is so on purpose."""
+    devices = {tensor.device for tensor in (*module.parameters(), *module.buffers())}
+    return any(one.type != device.type for one in devices) or (len(devices) == 1 and device not in devices)
 
 
 def make_var(x: Any, dtype: torch.dtype | None = None) -> Tensor:
@@ -93,7 +101,7 @@ def make_var(x: Any, dtype: torch.dtype | None = None) -> Tensor:
         A tensor of the same shape. It may share its memory with a numpy array.
 
     Raises:
-        ArgumentError: If `x` is nothing that a tensor can be made of.
+        ArgumentError: If `x` is nothing that a tensor can be made of, or `dtype` no type of torch.
 
     Example:
         >>> make_var(np.zeros((2, 3))).dtype
@@ -102,24 +110,39 @@ def make_var(x: Any, dtype: torch.dtype | None = None) -> Tensor:
     run = running.get()
     device = default_device() if run is None else run.device
     if not isinstance(x, Tensor):
-        if isinstance(x, np.ndarray) and not (x.flags.writeable and all(stride >= 0 for stride in x.strides)):
-            x = x.copy()  # torch takes neither without a warning or an error
+        if isinstance(x, np.ndarray) and not _can_be_shared(x):
+            x = np.array(x, dtype=x.dtype.newbyteorder("="), order="C")
         try:
             x = torch.as_tensor(x)  # shares the memory of an array
         except (TypeError, ValueError, RuntimeError) as error:
             raise ArgumentError(
-                f"make_var was given {type(x).__name__}: {str(error).splitlines()[0]}",
+                f"make_var was given {type(x).__name__}: {_first_line(error)}",
                 expected="a number, a nested list of numbers, a numpy array of numbers, or a tensor",
             ) from error
     tensor: Tensor = x
-    return tensor.to(device=device, dtype=dtype)  # returns x itself where there is nothing to change
+    try:
+        return tensor.to(device=device, dtype=dtype)  # returns x itself where there is nothing to change
+    except TypeError as error:
+        raise ArgumentError(
+            f"make_var was given dtype={dtype!r}", expected="a torch.dtype such as torch.float32, or None"
+        ) from error
+
+
+def _can_be_shared(array: np.ndarray[Any, Any]) -> bool:
+    """Whether torch takes the array as it is; of others it warns, or refuses them."""
+    return array.flags.writeable and array.dtype.isnative and all(stride >= 0 for stride in array.strides)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
 
 
 def move(value: Any, device: torch.device) -> Any:
     """The same nesting with every tensor on `device`.
 
-    Goes through tuples, named tuples, lists, dicts and dataclasses; an object with a ``to`` method of its own
-    (a packed sequence, a graph, a tokenizer's batch) is asked to move itself; all else stays as it is.
+    Goes through tuples, named tuples, lists, dicts and other mappings, and dataclasses; an object with a ``to``
+    method of its own (a packed sequence, a graph, a tokenizer's batch) is asked to move itself; all else stays as
+    it is. What was given is not changed, unless by such a ``to``.
     """
     if isinstance(value, Tensor):
         # Only towards an accelerator: a copy to the CPU that is not waited for would be read too early.
@@ -129,7 +152,7 @@ def move(value: Any, device: torch.device) -> Any:
         return kind(move(item, device) for item in value)
     if kind is dict:
         return {name: move(item, device) for name, item in value.items()}
-    if callable(getattr(value, "to", None)) and not isinstance(value, nn.Module):
+    if callable(getattr(value, "to", None)) and not isinstance(value, (nn.Module, type)):
         moved = value.to(device)
         return value if moved is None else moved
     if isinstance(value, tuple):
@@ -140,16 +163,21 @@ def move(value: Any, device: torch.device) -> Any:
         renewed = copy.copy(value)  # keeps the class, and what the object holds besides its items
         renewed[:] = [move(item, device) for item in value]
         return renewed
-    if isinstance(value, MutableMapping):
-        renewed = copy.copy(value)
+    if isinstance(value, (dict, UserDict)):
+        renewed = copy.copy(value)  # a default factory and other attributes included
         for name in value:
             renewed[name] = move(value[name], device)
         return renewed
+    if isinstance(value, Mapping):
+        moved = {name: move(item, device) for name, item in value.items()}
+        try:
+            return kind(moved)
+        except TypeError:  # not made from a dict: at least it reads the same
+            return moved
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         renewed = copy.copy(value)
-        for field in dataclasses.fields(value):
-            # Past __setattr__, so that frozen dataclasses are moved too.
-            object.__setattr__(renewed, field.name, move(getattr(value, field.name), device))
+        for name, item in _fields_of(value):
+            object.__setattr__(renewed, name, move(item, device))  # past __setattr__, which a frozen one forbids
         return renewed
     return value
 
@@ -165,5 +193,12 @@ def tensors_in(value: Any) -> Iterable[Tensor]:
         for item in value:
             yield from tensors_in(item)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from tensors_in(getattr(value, field.name))
+        for _, item in _fields_of(value):
+            yield from tensors_in(item)
+
+
+def _fields_of(value: Any) -> Iterator[tuple[str, Any]]:
+    """The fields of a dataclass object that are set."""
+    for field in dataclasses.fields(value):
+        if hasattr(value, field.name):
+            yield field.name, getattr(value, field.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -106,5 +107,10 @@ def check_event(event: Any) -> str:
         ArgumentError: If there is none.
     """
     if event not in EVENTS:
-        raise ArgumentError(f"there is no event {event!r}", expected=f"one of {', '.join(EVENTS)}")
+        close = difflib.get_close_matches(str(event).removeprefix("on_"), EVENTS, n=1)
+        raise ArgumentError(
+            f"there is no event {event!r}",
+            expected=f"one of {', '.join(EVENTS)}",
+            fix=f"did you mean {close[0]!r}?" if close else None,
+        )
     return str(event)

@@ -31,7 +31,7 @@ def run_batches(this: Pass, limit: int | None = None) -> bool:
     """
     function, model, hyper, take, axis = this.function, this.model, this.hyper, this.take, this.batch_axis
     on_batch_begin, on_batch_end, on_step_end = this.on_batch_begin, this.on_batch_end, this.on_step_end
-    position, progress = this.position, this.progress
+    position, progress, window = this.position, this.progress, this.window
     left = -1 if limit is None else limit
     waited, asked = 0.0, perf_counter()
     try:
@@ -40,6 +40,8 @@ def run_batches(this: Pass, limit: int | None = None) -> bool:
             if on_batch_begin is not None:
                 on_batch_begin()
             weight = batch_weight(batch, axis)  # before the call, which may change the batch
+            if window is not None:
+                window.begin_batch(weight, last=position.batch + 1 == this.length)
             if isinstance(batch, (tuple, list)):
                 result = function(model, *batch, **hyper)
             else:
@@ -48,15 +50,20 @@ def run_batches(this: Pass, limit: int | None = None) -> bool:
             position.batch += 1
             if on_batch_end is not None:
                 on_batch_end()
-            position.step += 1
-            if on_step_end is not None:
-                on_step_end()
-            left -= 1
-            if not left or this.stopped:
-                return position.batch == this.length
+            if window is None or window.end_batch(position):
+                position.step += 1
+                if on_step_end is not None:
+                    on_step_end()
+                left -= 1
+                if not left or this.stopped:
+                    return position.batch == this.length
             asked = perf_counter()
             if asked >= progress.next_draw:
                 progress.draw(asked, position.batch, this.shown())  # waits for metrics on an accelerator
+        if window is not None and window.close(position):  # the loader has ended inside a window
+            position.step += 1
+            if on_step_end is not None:
+                on_step_end()
         return True
     finally:
         this.data_seconds += waited
@@ -82,7 +89,7 @@ def fit(training: Training, goal: Goal) -> None:
     and the next fit goes on there, without another on_epoch_begin.
     """
     events = training.events
-    with explained(), this_run(Running(training.device, training=True)):
+    with explained(), this_run(Running(training.device, training=True, window=training.window)):
         try:
             events.fire("train_begin")
             while not training.has_reached(goal):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import numbers
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ignition.errors import ArgumentError, IgnitionWarning, MetricError
 
-__all__ = ["Means", "accuracy", "topk_accuracy"]
+__all__ = ["Means", "accuracy", "check_tensors", "topk_accuracy"]
 
 _EXPECTED = (
     "a dict of metrics, one scalar (the loss) or None; a metric is a number, a 0-d tensor, "
@@ -36,10 +36,10 @@ class Means:
     def __init__(self, source: str = "the function") -> None:
         self.source = source
         self.last: dict[str, Any] = {}
-        """What was added last: floats, and detached tensors where they are on an accelerator."""
+        """What was added last: floats, detached tensors where they are on an accelerator, and metric objects."""
         self._names: dict[str, None] = {}  # in the order of their first appearance
         self._sums: dict[str, list[float]] = {}  # name: [sum of value * weight, sum of weight]
-        self._device_sums: dict[str, list[Any]] = {}  # the same, the sum (at least) a tensor on its device
+        self._device_sums: dict[str, _DeviceSum] = {}
         self._objects: dict[str, Any] = {}
         self._warned = False
 
@@ -66,27 +66,29 @@ class Means:
             if value.__class__ is not float:
                 if value.__class__ is Tensor and value.is_cpu and not value.ndim:
                     value = value.item()  # on the CPU: there is no device to wait for
-                else:
-                    value = self._add_other(name, value, weight)
-                    if value.__class__ is not float:
-                        last[name] = value
-                        continue
+                if value.__class__ is not float:
+                    last[name] = self._add_other(name, value, weight)
+                    continue
             last[name] = value
             try:
                 entry = sums[name]
             except KeyError:
-                entry = self._new_sum(name, value)
+                entry = self._new_sum(name)
             entry[0] += value * weight
             entry[1] += weight
         self.last = last
 
     def compute(self) -> dict[str, float]:
-        """The means, by name; NaN where all weights were 0. Waits once for each accelerator."""
-        return {name: value for name, value in self._all(objects=True)}
+        """The means, by name; NaN where all weights were 0. Waits once for each accelerator.
+
+        Raises:
+            MetricError: If a metric object computes anything but numbers, or a weight on an accelerator was none.
+        """
+        return dict(self._all(objects=True))
 
     def running(self) -> dict[str, float]:
         """The means without those of metric objects, whose ``compute`` may be costly: for showing progress."""
-        return {name: value for name, value in self._all(objects=False)}
+        return dict(self._all(objects=False))
 
     def reset(self) -> None:
         """Forgets everything, metric objects included; what was added last stays."""
@@ -100,16 +102,17 @@ class Means:
     def merge(self, other: Means) -> None:
         """Adds the sums and weights of `other`: the result is as if all had been added here."""
         for name, (total, weight) in other.state_dict().items():
-            entry = self._sums.get(name) or self._new_sum(name, total)
+            entry = self._sums.get(name) or self._new_sum(name)
             entry[0] += total
             entry[1] += weight
 
     def state_dict(self) -> dict[str, list[float]]:
         """``{name: [sum, weight]}``, those on accelerators included; metric objects keep their own state."""
         state = {name: list(entry) for name, entry in self._sums.items()}
-        for name, entry in zip(self._device_sums, self._read_device(), strict=True):
-            before = state.get(name, [0.0, 0.0])
-            state[name] = [before[0] + entry[0], before[1] + entry[1]]
+        for name, total, weight in _read(self._device_sums, self.source):
+            entry = state.setdefault(name, [0.0, 0.0])
+            entry[0] += total
+            entry[1] += weight
         return {name: state[name] for name in self._names if name in state}
 
     def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
@@ -117,7 +120,7 @@ class Means:
         self.reset()
         self.last = {}
         for name, (total, weight) in state.items():
-            self._new_sum(name, total)[:] = [total, weight]
+            self._new_sum(name)[:] = [total, weight]
 
     def _all(self, objects: bool) -> list[tuple[str, float]]:
         state = self.state_dict()
@@ -130,14 +133,6 @@ class Means:
                 means.extend(_computed(name, self._objects[name].compute(), self.source))
         return means
 
-    def _new_sum(self, name: Any, value: Any) -> list[float]:
-        if not isinstance(name, str):
-            raise MetricError(f"{self.source} returned a metric named {name!r}", expected="names that are strings")
-        if isinstance(value, complex):
-            raise MetricError(f"{self.source} returned the complex number {value} as {name!r}", expected=_EXPECTED)
-        self._names[name] = None
-        return self._sums.setdefault(name, [0.0, 0.0])
-
     def _as_metrics(self, result: Any) -> Mapping[str, Any]:
         if result is None:
             return {}
@@ -148,7 +143,7 @@ class Means:
         raise MetricError(f"{self.source} returned {_description(result)}", expected=_EXPECTED, fix=_FIX)
 
     def _unknown_weight(self, result: Mapping[str, Any]) -> float:
-        if not self._warned and any(not isinstance(value, tuple) for value in result.values()):
+        if not self._warned and any(_is_scalar(value) for value in result.values()):
             self._warned = True
             warnings.warn(
                 f"the batches for {self.source} hold no tensor whose size could weigh them, so each counts 1; "
@@ -158,53 +153,46 @@ class Means:
             )
         return 1.0
 
-    def _add_other(self, name: str, value: Any, weight: float) -> Any:
-        """Adds what is neither a float nor a plain CPU scalar. A float that it returns is yet to be added."""
-        if isinstance(value, tuple) and len(value) == 2:
-            return self._add_pair(name, *value)
-        if _is_number(value):
-            return float(value)
-        if isinstance(value, Tensor):
-            self._check_scalar(name, value)
-            value = value.detach()
-            if value.is_cpu:
-                return float(value.item())
-            self._add_on_device(name, value, weight)
-            return value
-        if all(callable(getattr(value, method, None)) for method in ("update", "compute", "reset")):
-            self._names[name] = None
-            self._objects[name] = value
-            return value
-        raise MetricError(f"{self.source} returned {_description(value)} as {name!r}", expected=_EXPECTED, fix=_FIX)
-
-    def _add_pair(self, name: str, value: Any, weight: Any) -> Any:
-        for part in (value, weight):
-            if isinstance(part, Tensor):
-                self._check_scalar(name, part)
-            elif not _is_number(part):
-                raise MetricError(
-                    f"{self.source} returned {_description((value, weight))} as {name!r}",
-                    expected="a pair of a value and a weight, both numbers or 0-d tensors",
-                )
-        value, weight = (part.detach() if isinstance(part, Tensor) else float(part) for part in (value, weight))
-        on_device = [part for part in (value, weight) if isinstance(part, Tensor) and not part.is_cpu]
-        if on_device:
-            value, weight = (torch.as_tensor(part, device=on_device[0].device) for part in (value, weight))
-            self._add_on_device(name, value, weight)
-            return value
-        value, weight = float(value), float(weight)
-        if not 0 <= weight < math.inf:
+    def _new_name(self, name: Any, is_object: bool = False) -> None:
+        if not isinstance(name, str):
+            raise MetricError(f"{self.source} returned a metric named {name!r}", expected="names that are strings")
+        if name in self._names and is_object is not (name in self._objects):
             raise MetricError(
-                f"{self.source} returned the weight {weight} for {name!r}",
-                expected="a finite weight of 0 or more",
+                f"{self.source} returned {name!r} now as a number and now as a metric object",
+                expected="the same kind for each batch",
             )
-        entry = self._sums.get(name) or self._new_sum(name, value)
-        if weight:  # a weight of 0 counts for nothing, even where the value is NaN
-            entry[0] += value * weight
-            entry[1] += weight
-        return _Added(value)
+        self._names[name] = None
 
-    def _check_scalar(self, name: str, value: Tensor) -> None:
+    def _new_sum(self, name: Any) -> list[float]:
+        self._new_name(name)
+        return self._sums.setdefault(name, [0.0, 0.0])
+
+    def _add_other(self, name: str, value: Any, weight: float) -> Any:
+        """Adds what is not exactly a float, and returns what there is to remember of it."""
+        if isinstance(value, tuple) and len(value) == 2:
+            value, weight = value
+            if not (_is_number(weight) or isinstance(weight, Tensor)):
+                self._refuse(name, (value, weight))
+            return self._add_weighted(name, self._scalar(name, value), self._scalar(name, weight))
+        if isinstance(value, Tensor):
+            return self._add_weighted(name, self._scalar(name, value), weight)
+        if _is_number(value):
+            return self._add_weighted(name, float(value), weight)
+        if all(callable(getattr(value, method, None)) for method in ("update", "compute", "reset")):
+            self._new_name(name, is_object=True)
+            if self._objects.setdefault(name, value) is not value:
+                raise MetricError(
+                    f"{self.source} returned another object as {name!r} than for the batch before",
+                    expected="one object, which keeps its state over the batches",
+                    fix="make the metric once, outside the function",
+                )
+            return value
+        return self._refuse(name, value)
+
+    def _scalar(self, name: str, value: Any) -> Any:
+        """A number or 0-d tensor as a float, or as a detached tensor where that is on an accelerator."""
+        if not isinstance(value, Tensor):
+            return float(value) if _is_number(value) else self._refuse(name, value)
         if value.ndim:
             raise MetricError(
                 f"{self.source} returned a tensor of shape {tuple(value.shape)} as {name!r}",
@@ -212,47 +200,72 @@ class Means:
                 fix=f"return its mean, {{{name!r}: value.mean()}}, or leave it out",
             )
         if value.is_complex():
-            self._new_sum(name, complex(1))
+            self._refuse(name, value)
+        return float(value.item()) if value.is_cpu else value.detach()
 
-    def _add_on_device(self, name: str, value: Tensor, weight: Any) -> None:
-        entry = self._device_sums.get(name)
-        if entry is None:
-            self._new_sum(name, 0.0)
-            # MPS has no 64-bit floats.
-            dtype = torch.float32 if value.device.type == "mps" else torch.float64
-            entry = self._device_sums[name] = [torch.zeros((), dtype=dtype, device=value.device), 0.0, 0.0]
-        if isinstance(weight, Tensor):
-            # The weight cannot be looked at without waiting: the lowest one seen is kept, and judged when read.
-            entry[0] += torch.where(weight == 0, 0, value * weight)
-            entry[1] = entry[1] + weight.to(entry[0].dtype)
-            entry[2] = torch.minimum(torch.as_tensor(entry[2], device=weight.device), weight)
-        else:
-            entry[0].add_(value, alpha=weight)
+    def _add_weighted(self, name: str, value: Any, weight: Any) -> Any:
+        if not isinstance(weight, Tensor) and not 0 <= weight < math.inf:
+            given = f"{self.source} returned the weight {weight} for {name!r}"
+            raise MetricError(given, expected="a finite weight of 0 or more")
+        if isinstance(value, Tensor) or isinstance(weight, Tensor):
+            if name not in self._device_sums:
+                self._new_name(name)
+                self._device_sums[name] = _DeviceSum(value.device if isinstance(value, Tensor) else weight.device)
+            self._device_sums[name].add(value, weight)
+            return value
+        entry = self._sums.get(name) or self._new_sum(name)
+        if weight:  # a weight of 0 counts for nothing, even where the value is NaN
+            entry[0] += value * weight
             entry[1] += weight
+        return value
 
-    def _read_device(self) -> list[list[float]]:
-        """The sums on accelerators as floats."""
-        entries = list(self._device_sums.items())
-        if not entries:
-            return []
-        flat = [
-            torch.as_tensor(part, dtype=entry[0].dtype, device=entry[0].device)
-            for _, entry in entries
-            for part in entry
-        ]
+    def _refuse(self, name: str, value: Any) -> NoReturn:
+        raise MetricError(f"{self.source} returned {_description(value)} as {name!r}", expected=_EXPECTED, fix=_FIX)
+
+
+class _DeviceSum:
+    """The sum and the weight of one metric on an accelerator, added to there without waiting for it.
+
+    A Python number that is made into a tensor there would be waited for, so numbers stay numbers.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        # MPS has no 64-bit floats.
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self.parts = torch.zeros(3, dtype=dtype, device=device)  # sum of value * weight, of weight; lowest weight
+        self.total, self.weight, self.lowest = self.parts[0], self.parts[1], self.parts[2]
+        self.known_weight = 0.0  # the sum of those weights that are Python numbers
+
+    def add(self, value: Any, weight: Any) -> None:
+        if not isinstance(weight, Tensor):
+            if weight:  # a weight of 0 counts for nothing, even where the value is NaN
+                self.total.add_(value.to(self.total.device), alpha=weight)
+                self.known_weight += weight
+            return
+        # What the weight is cannot be seen without waiting: the lowest one is kept, and judged when it is read.
+        weight = weight.to(self.parts)
+        if isinstance(value, Tensor):
+            value = value.to(self.parts)
+        self.total += (weight * value).masked_fill(weight == 0, 0)
+        self.weight += weight
+        torch.minimum(self.lowest, weight, out=self.lowest)
+
+
+def _read(sums: Mapping[str, _DeviceSum], source: str) -> Iterator[tuple[str, float, float]]:
+    """The name, sum and weight of each metric on an accelerator."""
+    names: dict[torch.device, list[str]] = {}
+    for name, entry in sums.items():
+        names.setdefault(entry.parts.device, []).append(name)
+    for there in names.values():
         # The one place where metrics wait for the accelerator.
-        values = torch.stack(flat).tolist()
-        for (name, _), total, lowest in zip(entries, values[1::3], values[2::3], strict=True):
-            if not (lowest >= 0 and math.isfinite(total)):
+        rows = torch.stack([sums[name].parts for name in there]).tolist()
+        for name, (total, weight, lowest) in zip(there, rows, strict=True):
+            if not (lowest >= 0 and math.isfinite(weight)):
                 raise MetricError(
-                    f"{self.source} returned a weight below 0 or not finite for {name!r}",
+                    f"{source} returned a weight below 0 or not finite for {name!r}",
                     expected="finite weights of 0 or more",
                 )
-        return [values[start : start + 2] for start in range(0, len(values), 3)]
-
-
-class _Added(float):
-    """A value whose sum has been taken already: not exactly a float, so that `Means.add` does not add it again."""
+            yield name, total, weight + sums[name].known_weight
 
 
 _FIX = "return, for example, {'loss': loss}; average what has several elements, and leave out what is no number"
@@ -261,7 +274,7 @@ _FIX = "return, for example, {'loss': loss}; average what has several elements, 
 def _is_number(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.ndim == 0 and value.dtype.kind in "fiub"
-    return isinstance(value, (numbers.Real, np.bool_))
+    return isinstance(value, (float, int, numbers.Real, np.bool_))  # the quick ones first
 
 
 def _is_scalar(value: Any) -> bool:
@@ -269,10 +282,9 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _description(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    if isinstance(value, np.ndarray):
-        return f"an array of shape {value.shape}"
+    if isinstance(value, (Tensor, np.ndarray)):
+        kind = "a tensor" if isinstance(value, Tensor) else "an array"
+        return f"{kind} of shape {tuple(value.shape)} and {value.dtype}"
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
@@ -282,7 +294,7 @@ def _computed(name: str, value: Any, source: str) -> list[tuple[str, float]]:
     if isinstance(value, Mapping):
         return [pair for key, item in value.items() for pair in _computed(f"{name}_{key}", item, source)]
     if isinstance(value, Tensor) and value.ndim == 0:
-        return [(name, float(value.item()))]  # waits for the device of the metric
+        value = value.item()  # waits for the device of the metric
     if _is_number(value):
         return [(name, float(value))]
     raise MetricError(
@@ -300,7 +312,7 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     - multi-class: outputs ``(batch, classes, ...)``, targets ``(batch, ...)`` of class numbers; the class with
       the largest output is the prediction.
     - binary: outputs ``(batch,)`` or ``(batch, 1)`` of logits, targets ``(batch,)`` or ``(batch, 1)`` of 0 and 1;
-      a logit above 0 predicts 1.
+      a logit above 0 predicts 1. So do outputs ``(batch, 1, ...)`` with targets ``(batch, ...)``.
     - multi-label: outputs ``(batch, labels, ...)`` of logits, targets of the same shape of 0 and 1; a sample is
       right where all of its labels are (exact match).
 
@@ -315,12 +327,13 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
         A 0-d float tensor from 0 to 1; NaN for an empty batch.
 
     Raises:
-        ArgumentError: If targets are floating-point, or the shapes fit none of the kinds.
+        ArgumentError: If one is no tensor, targets are floating-point, or the shapes fit none of the kinds.
 
     Example:
         >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
         tensor(0.5000)
     """
+    check_tensors("accuracy", outputs, targets)
     if targets.is_floating_point() or targets.is_complex():
         raise ArgumentError(
             f"accuracy was given targets of {targets.dtype}",
@@ -328,19 +341,21 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
             fix='pass targets.long() if they are class numbers; for a regression ask for "mse" or "mae", not "acc"',
         )
     if outputs.ndim == targets.ndim + 1 and outputs.shape[:1] + outputs.shape[2:] == targets.shape:
-        if outputs.shape[1] == 1:  # one logit for each target
-            return accuracy(outputs.squeeze(1), targets)
-        return (outputs.argmax(dim=1) == targets).float().mean()
-    if outputs.ndim == targets.ndim - 1 and targets.shape == (*outputs.shape, 1):
-        return accuracy(outputs, targets.squeeze(-1))
+        predictions = _predictions(outputs.squeeze(1)) if outputs.shape[1] == 1 else outputs.argmax(dim=1)
+        return (predictions == targets).float().mean()
+    if outputs.ndim > 0 and targets.shape == (*outputs.shape, 1):
+        targets = targets.squeeze(-1)
     if outputs.shape == targets.shape and outputs.ndim > 0:
-        predictions = outputs > 0 if outputs.is_floating_point() else outputs
-        right = predictions == targets.to(predictions.dtype)
+        right = _predictions(outputs) == targets
         return right.flatten(1).all(dim=1).float().mean() if right.ndim > 1 else right.float().mean()
     raise ArgumentError(
         f"accuracy was given outputs of shape {tuple(outputs.shape)} and targets of shape {tuple(targets.shape)}",
         expected="outputs (batch, classes, ...) with targets (batch, ...), or both of one shape",
     )
+
+
+def _predictions(outputs: Tensor) -> Tensor:
+    return outputs > 0 if outputs.is_floating_point() else outputs
 
 
 def topk_accuracy(outputs: Tensor, targets: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, Tensor]:
@@ -361,6 +376,7 @@ def topk_accuracy(outputs: Tensor, targets: Tensor, ks: Sequence[int] = (1, 5)) 
         >>> topk_accuracy(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([1]), ks=(1, 2))
         {'top1': tensor(0.), 'top2': tensor(1.)}
     """
+    check_tensors("topk_accuracy", outputs, targets)
     if outputs.ndim != 2 or targets.shape != outputs.shape[:1] or targets.is_floating_point():
         raise ArgumentError(
             f"topk_accuracy was given outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} "
@@ -368,9 +384,18 @@ def topk_accuracy(outputs: Tensor, targets: Tensor, ks: Sequence[int] = (1, 5)) 
             expected="outputs (batch, classes) and targets (batch,) of class numbers",
         )
     classes = outputs.shape[1]
-    if not ks or any(isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= classes for k in ks):
+    fits = isinstance(ks, Sequence) and len(ks) > 0
+    if not fits or any(isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= classes for k in ks):
         raise ArgumentError(
-            f"ks={tuple(ks)!r} with {classes} classes", expected=f"numbers from 1 to {classes}, at least one"
+            f"topk_accuracy was given ks={ks!r} with {classes} classes",
+            expected=f"a tuple or list of numbers from 1 to {classes}, at least one",
         )
     right = outputs.topk(max(ks), dim=1).indices == targets.unsqueeze(1)
     return {f"top{k}": right[:, :k].any(dim=1).float().mean() for k in ks}
+
+
+def check_tensors(function: str, outputs: Any, targets: Any) -> None:
+    """Raises ArgumentError unless both are tensors."""
+    for name, value in (("outputs", outputs), ("targets", targets)):
+        if not isinstance(value, Tensor):
+            raise ArgumentError(f"{function} was given {name} that are {type(value).__name__}", expected="a tensor")

@@ -77,7 +77,7 @@ def freeze_until(model: M, name: str) -> M:
     """Freezes all that comes before a named part, and unfreezes that part and all after it.
 
     Before and after are in the order of ``model.named_modules()`` and ``model.named_parameters()``: that of
-    their definition.
+    their definition. A parameter that two parts share is trained where the later one is.
 
     Args:
         model: A module.
@@ -95,7 +95,8 @@ def freeze_until(model: M, name: str) -> M:
         [False, False, True, True]
     """
     _check_module("freeze_until", model)
-    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    modules = dict(model.named_modules(remove_duplicate=False))
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     if not name or (name not in modules and name not in parameters):
         close = difflib.get_close_matches(str(name), [*modules, *parameters], n=3)
         raise ArgumentError(
@@ -105,16 +106,19 @@ def freeze_until(model: M, name: str) -> M:
         )
     unfreeze(model)
     owner = name if name in modules else name.rpartition(".")[0]
-    earlier = dict(takewhile(lambda item: item[0] != owner, modules.items()))
-    for path, module in earlier.items():
-        if path and not owner.startswith(f"{path}."):  # what contains the named part is only frozen in part
-            _set_frozen(module, True)
-            module.training = False
+    earlier = dict.fromkeys(takewhile(lambda path: path != owner, modules))
+    later = {module for path, module in modules.items() if path not in earlier}
+    for path in earlier:
+        # What contains the named part is only frozen in part; what is used there again is trained.
+        if path and not owner.startswith(f"{path}.") and modules[path] not in later:
+            _set_frozen(modules[path], True)
+            modules[path].training = False
     if name in parameters:
-        frozen = [parameters[path] for path in takewhile(lambda path: path != name, parameters)]
+        before = set(takewhile(lambda path: path != name, parameters))
     else:
-        frozen = [parameter for module in earlier.values() for parameter in module.parameters(recurse=False)]
-    for parameter in frozen:
+        before = {path for path in parameters if path.rpartition(".")[0] in earlier}
+    trained = {parameter for path, parameter in parameters.items() if path not in before}
+    for parameter in {parameters[path] for path in before} - trained:
         parameter.requires_grad_(False)
     return model
 
@@ -132,9 +136,9 @@ def training_mode(model: Any) -> None:
 def evaluation_mode(model: Any) -> Iterator[None]:
     """``model.eval()`` inside the ``with`` block; afterwards each submodule has the mode that it had."""
     modes = modes_of(model)
-    for module in named(model).values():
-        module.eval()
     try:
+        for module in named(model).values():
+            module.eval()
         yield
     finally:
         restore_modes(modes)
@@ -147,6 +151,9 @@ def modes_of(model: Any) -> list[tuple[nn.Module, bool]]:
 
 def restore_modes(modes: list[tuple[nn.Module, bool]]) -> None:
     """Gives each submodule the mode that `modes_of` found."""
+    for part, training in modes:  # each before what it contains, so that each has the last word on itself
+        if part.training != training:
+            part.train(training)  # by the method, which may do more: some merge weights while they are evaluated
     for part, training in modes:
         part.training = training
 

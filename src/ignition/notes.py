@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,19 +11,23 @@ __all__ = ["explained"]
 _NOTES: tuple[tuple[type[Exception], str, str], ...] = (
     (
         IndexError,
-        "invalid index of a 0-dim tensor",
+        r"invalid index of a 0-dim tensor",
         "Ignition: loss.data[0] is torch 0.3 of 2018. Return the tensor itself, {'loss': loss}, or its number, "
         "{'loss': loss.item()}.",
     ),
     (
         RuntimeError,
-        "Expected all tensors to be on the same device",
+        # Most functions say the first, some the second; convolutions name two types, of which one is the CPU's.
+        r"same device"
+        r"|is not on the expected device"
+        r"|Input type \(torch\.\w+Tensor\) and weight type \((?!torch\.\w+Tensor\))"
+        r"|Input type \((?!torch\.\w+Tensor\))[^)]*\) and weight type \(torch\.\w+Tensor\)",
         "Ignition: the Trainer moves its model and the batches; what a function uses besides (a teacher, class "
         "weights) is moved once by yourself: teacher.to(default_device()), or make_var(x) for a single tensor.",
     ),
     (
         RuntimeError,
-        "does not require grad and does not have a grad_fn",
+        r"does not require grad and does not have a grad_fn",
         "Ignition: the loss has no graph. Look for .item(), .detach() or torch.no_grad() on the way to it, and for a "
         "frozen model. In an eval function gradients are off unless it says: with torch.enable_grad().",
     ),
@@ -35,7 +40,8 @@ def explained() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        for kind, text, note in _NOTES:
-            if isinstance(error, kind) and text in str(error) and note not in getattr(error, "__notes__", ()):
+        known = getattr(error, "__notes__", ())  # an evaluation inside a fit has been here already
+        for kind, pattern, note in _NOTES:
+            if isinstance(error, kind) and re.search(pattern, str(error)) and note not in known:
                 error.add_note(note)
         raise

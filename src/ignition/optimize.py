@@ -9,27 +9,42 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ignition.errors import ArgumentError
+from ignition.precision import without_autocast
 from ignition.running import running
+from ignition.window import check_weight, total_norm, trained_parameters
 
 __all__ = ["optimize", "update"]
 
 
-def optimize(loss: Tensor, optimizer: Optimizer, *, retain_graph: bool = False) -> Tensor:
+def optimize(
+    loss: Tensor, optimizer: Optimizer, *, weight: float | Tensor | None = None, retain_graph: bool = False
+) -> Tensor | None:
     """Clears the gradients, runs backward, and takes a step.
 
-    Outside a Trainer these are the three plain calls. Inside one, `loss` gives gradients to the parameters of
-    `optimizer` only, so that two optimizers in one function do not touch each other's gradients.
+    Outside a Trainer these are the three plain calls. Inside one they know of its settings:
+
+    - `loss` gives gradients to the parameters of `optimizer` only, so that two optimizers in one function do not
+      touch each other's gradients.
+    - ``accumulate``: the gradients of a window's batches are gathered, and the step uses their weighted mean. It is
+      the gradient of the mean over all samples of the window, whatever the sizes of its batches.
+    - ``precision="fp16"``: the loss is scaled, the gradients are unscaled, and a step that would overflow is left out.
+    - ``clip_norm``: the gradient is clipped, once a step.
 
     Args:
-        loss: A tensor with one element, with a graph.
+        loss: A tensor with one element, with a graph: the mean over a batch.
         optimizer: A torch optimizer.
+        weight: How many samples (or tokens, ...) `loss` is the mean of: what the batch counts in its window. By
+            default the size of the batch. Without accumulation it changes nothing.
         retain_graph: Keep the graph for another backward pass through it.
 
     Returns:
-        The norm of the gradient that the step used, over all parameters of the optimizer: a 0-d tensor.
+        The norm of the gradient over all parameters of the optimizer, before clipping: a 0-d tensor. None for the
+        batches of a window before its last.
 
     Raises:
-        ArgumentError: If `loss` has no graph or more than one element, or no parameter of `optimizer` is trained.
+        ArgumentError: If `loss` has no graph or more than one element, no parameter of `optimizer` is trained, or
+            `weight` is negative, not finite or no scalar.
+        OptimizerError: If it is called twice for one optimizer and batch, in a window of several batches.
 
     Example:
         >>> layer = torch.nn.Linear(2, 1)
@@ -37,15 +52,22 @@ def optimize(loss: Tensor, optimizer: Optimizer, *, retain_graph: bool = False) 
         >>> norm.shape
         torch.Size([])
     """
-    parameters = update(loss, optimizer, retain_graph=retain_graph)
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients)
+    return update(loss, optimizer, weight=weight, retain_graph=retain_graph, with_norm=True)
 
 
-def update(loss: Tensor, optimizer: Optimizer, *, retain_graph: bool = False) -> list[Tensor]:
-    """`optimize` without the norm, which costs a pass over the gradients. Returns the parameters it trains."""
+def update(
+    loss: Tensor,
+    optimizer: Optimizer,
+    *,
+    weight: float | Tensor | None = None,
+    retain_graph: bool = False,
+    with_norm: bool = False,
+) -> Tensor | None:
+    """`optimize`, where the norm, which costs a pass over the gradients, may be left out."""
     _check(loss, optimizer)
-    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    if weight is not None:
+        check_weight(weight)
+    parameters = list(trained_parameters(optimizer))
     if not parameters:
         raise ArgumentError(
             f"none of the parameters of {type(optimizer).__name__} requires a gradient",
@@ -53,12 +75,21 @@ def update(loss: Tensor, optimizer: Optimizer, *, retain_graph: bool = False) ->
             fix="unfreeze a part of the model, or give the optimizer the parameters that are to be trained",
         )
     run = running.get()
+    if run is None or not run.training:
+        optimizer.zero_grad()
+        torch.autograd.backward(loss, retain_graph=retain_graph)
+        norm = total_norm(parameters) if with_norm else None
+        optimizer.step()
+        return norm
+    if run.window is not None:
+        return run.window.update(loss, optimizer, parameters, weight, retain_graph, with_norm)
     optimizer.zero_grad()
-    torch.autograd.backward(
-        loss, retain_graph=retain_graph, inputs=parameters if run is not None and run.training else None
-    )
-    optimizer.step()
-    return parameters
+    with without_autocast(run.device):
+        torch.autograd.backward(loss, retain_graph=retain_graph, inputs=parameters)
+        # Before the step, which may write into the gradients: SGD with Nesterov momentum does.
+        norm = total_norm(parameters) if with_norm else None
+        optimizer.step()
+    return norm
 
 
 def _check(loss: Any, optimizer: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -36,7 +37,7 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
     """
     if not isinstance(optimizer, Optimizer):
         raise ArgumentError(f"set_lr was given {type(optimizer).__name__}", expected="a torch.optim.Optimizer")
-    if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 <= lr < math.inf:
+    if isinstance(lr, bool) or not isinstance(lr, Real) or not 0 <= lr < math.inf:
         raise ArgumentError(f"set_lr was given lr={lr!r}", expected="a finite number of 0 or more")
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):

@@ -14,23 +14,16 @@ import torch
 from ignition.data import batch_weight, items_of
 from ignition.device import move, tensors_in
 from ignition.errors import BatchError, IgnitionWarning
+from ignition.position import Position
 from ignition.progress import Progress
 from ignition.signature import Signature
+from ignition.window import Window
 
-__all__ = ["Hook", "Pass", "Position", "at_most", "meet_first_batch", "warn_if_short"]
+__all__ = ["Hook", "Pass", "at_most", "looking_ahead", "meet_first_batch", "warn_if_short"]
 
 _NOTHING = object()
 
 Hook = Callable[[], Any] | None
-
-
-@dataclass(slots=True)
-class Position:
-    """Where a run is: its epoch (1-based, 0 before the first), the batches done in it, the steps done in all."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
 
 
 @dataclass(slots=True)
@@ -43,6 +36,7 @@ class Pass:
         length: The number of batches of the whole pass, where it is known.
         take: Receives each result and the weight of its batch.
         shown: The means that the bar shows.
+        window: The rules of the updates, where a step is more than one call of the function.
         stopped: Set to have the pass end after the current batch.
         data_seconds: How long was waited on the loader.
     """
@@ -60,6 +54,7 @@ class Pass:
     on_batch_begin: Hook = None
     on_batch_end: Hook = None
     on_step_end: Hook = None
+    window: Window | None = None
     stopped: bool = False
     data_seconds: float = 0.0
 
@@ -100,6 +95,18 @@ def meet_first_batch(this: Pass, signature: Signature, device: torch.device, ite
 def _moved(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
     for batch in batches:
         yield move(batch, device)
+
+
+def looking_ahead(this: Pass, batches: Iterator[Any]) -> Iterator[Any]:
+    """Reads one batch ahead, so that the length of the pass is known before its last batch is trained on."""
+    read, waiting = this.position.batch, _NOTHING
+    for batch in batches:
+        if waiting is not _NOTHING:
+            yield waiting
+        read, waiting = read + 1, batch
+    this.length = read
+    if waiting is not _NOTHING:
+        yield waiting
 
 
 def warn_if_short(this: Pass) -> None:

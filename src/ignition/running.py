@@ -10,8 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from ignition.window import Window
 
 __all__ = ["Running", "running", "this_run"]
 
@@ -23,10 +27,12 @@ class Running:
     Attributes:
         device: Where the run's model and batches are.
         training: Whether a train function is being called.
+        window: The rules of its updates; None where a step is a plain step.
     """
 
     device: torch.device
     training: bool
+    window: Window | None = None
 
 
 running: ContextVar[Running | None] = ContextVar("ignition_running", default=None)

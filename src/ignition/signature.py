@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import keyword
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -28,6 +30,7 @@ class Signature:
 
     Attributes:
         names: The parameters that can be given by name.
+        hyper_names: Those of them that a hyperparameter may fill: all but the first, which the model fills.
         takes_all: Whether there is a ``**kwargs``.
         readable: Whether Python can tell the parameters at all; a function of which it cannot is called as it is.
 
@@ -45,7 +48,7 @@ class Signature:
             )
         self.function: Callable[..., Any] = function
         try:
-            self._signature = inspect.signature(function)
+            self._signature = _signature_of(function)
             self.readable = True
         except (ValueError, TypeError):
             self._signature = inspect.Signature()
@@ -55,13 +58,19 @@ class Signature:
             p for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
         ]
         self.names = [p.name for p in parameters if p.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)]
+        first = self.positional[0].name if self.positional else None
+        self.hyper_names = [name for name in self.names if name != first]
         self.takes_all = not self.readable or any(p.kind is Parameter.VAR_KEYWORD for p in parameters)
         self.takes_any_items = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)
         self._keyword_only = [p for p in parameters if p.kind is Parameter.KEYWORD_ONLY]
 
     def __str__(self) -> str:
         parameters = [
-            parameter.replace(annotation=Parameter.empty) for parameter in self._signature.parameters.values()
+            parameter.replace(
+                annotation=Parameter.empty,
+                default=Parameter.empty if parameter.default is Parameter.empty else _Short(parameter.default),
+            )
+            for parameter in self._signature.parameters.values()
         ]
         return f"{self.role}{inspect.Signature(parameters)}"
 
@@ -80,7 +89,7 @@ class Signature:
                     expected="a name of its own for each hyperparameter",
                     fix="rename the hyperparameter",
                 )
-            if name not in self.names and not self.takes_all:
+            if name not in self.hyper_names and not self.takes_all:
                 raise HyperparameterError(
                     f"the hyperparameter {name!r} is no parameter of {self}",
                     expected=f"a function that takes every hyperparameter by name ({', '.join(map(repr, hyper))})",
@@ -139,7 +148,7 @@ class Signature:
         """Those hyperparameters that the function names, or all where it has ``**kwargs``."""
         if not self.readable:
             return {}
-        return {name: value for name, value in hyper.items() if self.takes_all or name in self.names[1:]}
+        return {name: value for name, value in hyper.items() if self.takes_all or name in self.hyper_names}
 
     @property
     def items_needed(self) -> int | None:
@@ -159,8 +168,12 @@ def check_names(hyper: Iterable[Any]) -> None:
         HyperparameterError: If a name is no string, or is or could be a column of history already.
     """
     for name in hyper:
-        if not isinstance(name, str) or not name.isidentifier():
-            raise HyperparameterError(f"the hyperparameter {name!r}", expected="a name that can be a parameter's")
+        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+            raise HyperparameterError(
+                f"the hyperparameter {name!r}",
+                expected="a name that can be a parameter's",
+                fix="rename it: letters, digits and underscores, and no word of Python's own",
+            )
         if name in _COLUMNS or name.startswith(_COLUMN_PREFIXES):
             raise HyperparameterError(
                 f"the hyperparameter {name!r} has the name of a column of history",
@@ -169,6 +182,25 @@ def check_names(hyper: Iterable[Any]) -> None:
                 if name == "lr"
                 else "rename it",
             )
+
+
+def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    if sys.version_info >= (3, 14):  # where annotations are evaluated when asked for; some name what is not imported
+        from annotationlib import Format
+
+        return inspect.signature(function, annotation_format=Format.FORWARDREF)
+    return inspect.signature(function)
+
+
+class _Short:
+    """A default value, shown where that is short."""
+
+    def __init__(self, value: Any) -> None:
+        shown = repr(value) if isinstance(value, (int, float, str)) or value is None else "..."
+        self._shown = shown if len(shown) <= 20 else "..."
+
+    def __repr__(self) -> str:
+        return self._shown
 
 
 def _what(value: Any) -> str:

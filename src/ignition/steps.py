@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from ignition.errors import ArgumentError
-from ignition.metrics import accuracy, topk_accuracy
+from ignition.metrics import accuracy, check_tensors, topk_accuracy
 from ignition.optimize import update
 
 __all__ = ["crossentropy_loss", "evaluate_on_batch", "fit_on_batch", "predict_on_batch"]
@@ -63,9 +63,10 @@ def fit_on_batch(
         The metrics by name, as 0-d tensors without a graph, of the outputs before the step.
 
     Raises:
-        ArgumentError: For an unknown metric; for "acc" with floating-point targets; as `optimize` does.
+        ArgumentError: For an unknown metric; for "acc" with floating-point targets; as `optimize` does. The
+            parameters are as they were then.
     """
-    measures = _measures(metrics)
+    measures = _measures(loss_fn, metrics)
     outputs = model(x)
     loss = loss_fn(outputs, y)
     # Measured first: the step may change in place what the outputs share memory with.
@@ -96,7 +97,7 @@ def evaluate_on_batch(
     Raises:
         ArgumentError: For an unknown metric; for "acc" with floating-point targets.
     """
-    measures = _measures(metrics)
+    measures = _measures(loss_fn, metrics)
     outputs = model(x)
     return _measure(measures, loss_fn(outputs, y), outputs, y)
 
@@ -106,13 +107,21 @@ def predict_on_batch(model: nn.Module, x: Any) -> Any:
     return model(x)
 
 
-def _measures(metrics: Iterable[str] | Mapping[str, MetricFn]) -> Mapping[str, MetricFn | None]:
+def _measures(loss_fn: Any, metrics: Iterable[str] | Mapping[str, MetricFn]) -> Mapping[str, MetricFn | None]:
     """The function of each metric by name; None stands for the loss."""
+    if not callable(loss_fn):
+        raise ArgumentError(
+            f"loss_fn is {type(loss_fn).__name__}",
+            expected="a function loss_fn(outputs, targets)",
+            fix="see whether the arguments are in their places; crossentropy_loss is one for classifiers",
+        )
     if isinstance(metrics, Mapping):
         wrong = [name for name, function in metrics.items() if not callable(function)]
         if wrong:
             raise ArgumentError(f"metrics has no function for {wrong}", expected="{name: function(outputs, targets)}")
         return {"loss": None, **metrics}
+    if not isinstance(metrics, Iterable):
+        raise ArgumentError(f"metrics is {metrics!r}", expected='names such as ["loss", "acc"], or a mapping')
     names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     unknown = [name for name in names if name != "loss" and name not in _METRICS]
     if unknown:
@@ -124,14 +133,15 @@ def _measures(metrics: Iterable[str] | Mapping[str, MetricFn]) -> Mapping[str, M
     return {name: _METRICS.get(name) for name in names}
 
 
-def _measure(measures: Mapping[str, MetricFn | None], loss: Tensor, outputs: Any, y: Any) -> dict[str, Any]:
+def _measure(measures: Mapping[str, MetricFn | None], loss: Any, outputs: Any, y: Any) -> dict[str, Any]:
+    if isinstance(loss, Tensor):
+        loss = loss.detach().reshape(()) if loss.numel() == 1 else loss.detach()
     with torch.no_grad():
-        return {
-            name: loss.detach() if function is None else function(outputs, y) for name, function in measures.items()
-        }
+        return {name: loss if function is None else function(outputs, y) for name, function in measures.items()}
 
 
 def _same_shape(function: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
+    check_tensors('the metric "mse" or "mae"', outputs, targets)
     if outputs.shape != targets.shape:
         # Broadcast, (batch, 1) against (batch,) would compare every output with every target.
         raise ArgumentError(

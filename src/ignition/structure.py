@@ -40,7 +40,8 @@ def like(objects: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(objects, Mapping):
         return {name: change(value) for name, value in objects.items()}
     if isinstance(objects, (list, tuple)):
-        return type(objects)(change(value) for value in objects)
+        changed = [change(value) for value in objects]
+        return type(objects)(*changed) if hasattr(objects, "_fields") else type(objects)(changed)
     return change(objects)
 
 

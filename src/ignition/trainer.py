@@ -15,15 +15,17 @@ from ignition.arguments import (
     check_model,
     check_not_empty,
     check_optimizer,
+    check_rules,
     eval_signature,
 )
 from ignition.callbacks.base import Callback
 from ignition.callbacks.schedules import bind_schedules
-from ignition.device import as_device, device_of, move_model
+from ignition.device import as_device, move_model
 from ignition.errors import ArgumentError
 from ignition.events import Events, check_callbacks, check_event
 from ignition.history import History
 from ignition.modes import modes_of, restore_modes
+from ignition.precision import autocasting, check_precision
 from ignition.progress import Progress
 from ignition.rng import check_seed, seed_everything
 from ignition.signature import Signature, check_names
@@ -31,7 +33,7 @@ from ignition.structure import named
 from ignition.training import Goal, Training
 from ignition.types import EvalFn, Model, PredictFn, TrainFn
 
-__all__ = ["Trainer", "evaluate", "predict"]
+__all__ = ["Trainer"]
 
 F = TypeVar("F", bound=Callable[[Any], Any])
 
@@ -51,6 +53,11 @@ class Trainer(Generic[Model]):
         batch_axis: The axis along which the samples of a batch lie in its first tensor: its size is what a batch
             weighs in the means.
         device: ``"auto"`` (the accelerator if there is one), or a device or its name.
+        precision: ``"fp32"``; ``"bf16"``: both functions run under autocast; ``"fp16"``: the loss is scaled too, and
+            `train_fn` takes its steps by `optimize`.
+        accumulate: How many batches make a step: their gradients are gathered, and their weighted mean is used. From
+            2 on `train_fn` takes its steps by `optimize`. An epoch's last window may be shorter.
+        clip_norm: The largest norm that a step's gradient may have, over all parameters of its optimizer.
         seed: Seeds all generators at the first fit, and derives the order of the data and the randomness of each
             batch from it, whatever the number of workers. None leaves everything to the user.
         progress: Whether to show a bar (in a terminal or a notebook) and a line for each record.
@@ -91,6 +98,9 @@ class Trainer(Generic[Model]):
         *,
         batch_axis: int = 0,
         device: str | torch.device = "auto",
+        precision: str = "fp32",
+        accumulate: int = 1,
+        clip_norm: float | None = None,
         seed: int | None = None,
         progress: bool = True,
     ) -> None:
@@ -102,6 +112,7 @@ class Trainer(Generic[Model]):
         check_batch_axis(batch_axis)
         self.seed = None if seed is None else check_seed(seed)
         self.device = as_device(device)
+        rules = check_rules(accumulate, clip_norm, check_precision(precision))
 
         self.model = model
         self.optimizer = optimizer
@@ -117,8 +128,12 @@ class Trainer(Generic[Model]):
         self._functions: list[tuple[str, Callable[[Any], Any]]] = []
         self._seeded = False
         self._fitting = False
+        self._precision = precision
+        for signature in (train_signature, self._eval_signature):
+            if signature is not None:
+                signature.function = autocasting(signature.function, precision, self.device)
         move_model(model, optimizer, self.device)
-        self._training = Training(self, train_signature, self.device, Progress(progress), batch_axis)
+        self._training = Training(self, train_signature, self.device, Progress(progress), rules)
 
     # What can be read and set
 
@@ -136,6 +151,19 @@ class Trainer(Generic[Model]):
     def step(self) -> int:
         """The number of steps finished."""
         return self._training.position.step
+
+    @property
+    def updates(self) -> int:
+        """The number of steps but for those that changed nothing, because their gradients overflowed (fp16)."""
+        return self._training.position.step - self._training.position.skipped
+
+    def updated(self, optimizer: Any = None) -> bool:
+        """Whether an optimizer (or, by default, any) changed its parameters in the last step.
+
+        Known in a fit whose callbacks ask for it by their ``needs_updates``.
+        """
+        window = self._training.window
+        return window is not None and any(optimizer is None or one is optimizer for one in window.updated)
 
     @property
     def batch_metrics(self) -> dict[str, Any]:
@@ -251,7 +279,8 @@ class Trainer(Generic[Model]):
                 self._seeded = True
             for callback in self._callbacks:
                 callback.prepare(self)
-            training.begin_fit(Events(self, self._callbacks, self._functions), dependents)
+            watched = [repr(callback) for callback in self._callbacks if callback.needs_updates]
+            training.begin_fit(Events(self, self._callbacks, self._functions), dependents, watched)
             loop.fit(training, goal)
         except BaseException:
             if self.step == before.step:
@@ -307,6 +336,7 @@ class Trainer(Generic[Model]):
     def predict(self, pred_fn: PredictFn, loader: Iterable[Any]) -> Any:
         """What the model predicts for the data of a loader; see `ignition.predict`."""
         signature = Signature(pred_fn, "pred_fn")
+        signature.function = autocasting(signature.function, self._precision, self.device)
         check_loader(loader, "loader")
         training = self._training
         return loop.predict(
@@ -367,115 +397,3 @@ class _Settings:
         self._trainer.hyper.update(self._hyper)
         for group, values in self._groups:
             group.update(values)
-
-
-def evaluate(
-    model: Any,
-    eval_fn: EvalFn,
-    loader: Iterable[Any],
-    *,
-    batch_axis: int = 0,
-    max_steps: int | None = None,
-    hyper: Mapping[str, Any] | None = None,
-    device: str | torch.device | None = None,
-    progress: bool = True,
-) -> dict[str, float]:
-    """The weighted means of what an eval function returns over a loader.
-
-    Gradients are off (``torch.enable_grad()`` inside the function works), the model is in evaluation mode, and
-    each submodule gets its mode back afterwards.
-
-    Args:
-        model: An ``nn.Module``, or a list, tuple or dict of them.
-        eval_fn: ``eval_fn(model, *batch)``, returning metrics as a train function does.
-        loader: Any iterable of batches. A tuple or list is unpacked, anything else passed whole.
-        batch_axis: The axis of a batch's first tensor along which its samples lie: its size is the batch's weight.
-        max_steps: Stop after that many batches.
-        hyper: Hyperparameters; the function receives those that it names.
-        device: Where the batches are moved; by default to where the model is.
-        progress: Whether to show a bar, in a terminal or a notebook.
-
-    Returns:
-        The weighted mean of each metric, over those batches that returned it.
-
-    Raises:
-        ArgumentError: If an argument has the wrong type, value or place.
-        BatchError: If the loader gives no batch, or a batch has not the batch axis.
-        FunctionError: If the function cannot take a batch of this loader.
-        MetricError: If the function returns what is no metric.
-
-    Example:
-        >>> def eval_fn(model, x):
-        ...     return {"sum": model(x).sum()}
-        >>> evaluate(torch.nn.Identity(), eval_fn, [torch.ones(2), torch.ones(4)], progress=False)
-        {'sum': 3.3333333333333335}
-    """
-    check_model(model)
-    signature = Signature(eval_fn, "eval_fn")
-    check_loader(loader, "loader")
-    check_batch_axis(batch_axis)
-    check_count(max_steps, "max_steps")
-    hyper = {} if hyper is None else hyper
-    signature.check_hyper(signature.select(hyper))
-    return loop.evaluate(
-        model,
-        signature,
-        loader,
-        batch_axis=batch_axis,
-        device=device_of(model) if device is None else as_device(device),
-        hyper=hyper,
-        progress=Progress(progress),
-        max_steps=max_steps,
-    )
-
-
-def predict(
-    model: Any,
-    pred_fn: PredictFn,
-    loader: Iterable[Any],
-    *,
-    batch_axis: int = 0,
-    max_steps: int | None = None,
-    device: str | torch.device | None = None,
-    progress: bool = False,
-) -> Any:
-    """What a model predicts for the data of a loader, in the order of the data.
-
-    Args:
-        model: An ``nn.Module``, or a list, tuple or dict of them. It is in evaluation mode meanwhile.
-        pred_fn: ``pred_fn(model, *items)``: receives as many of a batch's items as it has positional parameters
-            without a default, so that `predict_on_batch` takes a loader with labels. It returns a tensor
-            ``(batch, ...)``, or any nesting of such tensors in tuples, lists and dicts.
-        loader: Any iterable of batches.
-        batch_axis: The axis along which the outputs are joined.
-        max_steps: Stop after that many batches.
-        device: Where the batches are moved; by default to where the model is.
-        progress: Whether to show a bar, in a terminal or a notebook.
-
-    Returns:
-        The outputs for all samples, nested as the function returned them: detached tensors on the CPU.
-
-    Raises:
-        ArgumentError: If an argument has the wrong type, value or place.
-        BatchError: If the loader gives no batch.
-        FunctionError: If the function cannot take a batch of this loader, or returns what cannot be joined.
-
-    Example:
-        >>> from ignition import predict_on_batch
-        >>> predict(torch.nn.Identity(), predict_on_batch, [torch.zeros(2, 1), torch.ones(1, 1)]).shape
-        torch.Size([3, 1])
-    """
-    check_model(model)
-    signature = Signature(pred_fn, "pred_fn")
-    check_loader(loader, "loader")
-    check_batch_axis(batch_axis)
-    check_count(max_steps, "max_steps")
-    return loop.predict(
-        model,
-        signature,
-        loader,
-        batch_axis=batch_axis,
-        device=device_of(model) if device is None else as_device(device),
-        progress=Progress(progress),
-        max_steps=max_steps,
-    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from ignition.data import iterate, length_of
 from ignition.errors import IgnitionWarning, OptimizerError
@@ -17,10 +18,12 @@ from ignition.events import Events
 from ignition.keyed import KeyedLoader, can_be_keyed
 from ignition.metrics import Means
 from ignition.optimizers import learning_rates
-from ignition.passes import Pass, Position
+from ignition.passes import Pass, looking_ahead
+from ignition.position import Position
 from ignition.progress import Progress
 from ignition.signature import Signature
 from ignition.structure import named
+from ignition.window import UpdateRules, Window
 
 if TYPE_CHECKING:
     from ignition.trainer import Trainer
@@ -61,6 +64,7 @@ class Training:
         train_signature: The train function.
         device: Where model and batches are.
         progress: What a person sees.
+        rules: How steps are taken.
     """
 
     def __init__(
@@ -69,13 +73,14 @@ class Training:
         train_signature: Signature,
         device: torch.device,
         progress: Progress,
-        batch_axis: int,
+        rules: UpdateRules,
     ) -> None:
         self.trainer = trainer
         self.train_signature = train_signature
         self.device = device
         self.progress = progress
-        self.batch_axis = batch_axis
+        self.rules = rules
+        self.window: Window | None = None
         self.position = Position()
         self.means = Means(train_signature.role)
         self.prepared: Any = trainer.model  # what the functions receive
@@ -84,6 +89,7 @@ class Training:
         self.steps_unchecked = True
         self.step_dependents: list[str] = []  # what would go wrong in silence if the wrong optimizer stepped
         self._keyed: dict[str, tuple[Any, KeyedLoader]] = {}
+        self._scales: dict[str, Any] = {}
         self._seconds = 0.0
         self._since: float | None = None
 
@@ -104,11 +110,22 @@ class Training:
 
     # Epochs
 
-    def begin_fit(self, events: Events, dependents: Iterable[str]) -> None:
-        """Sets what holds for one fit: its events, and what in it depends on the steps of known optimizers."""
+    def begin_fit(self, events: Events, dependents: Iterable[str], watched: Iterable[str]) -> None:
+        """Sets what holds for one fit.
+
+        Args:
+            events: Who is called when.
+            dependents: What moves values of the Trainer's optimizers, in words.
+            watched: What wants to know which optimizers really took a step, in words.
+        """
         self.events = events
-        self.step_dependents = list(dependents)
+        self.step_dependents = [*dependents, *watched, *self.rules.described()]
         self.steps_unchecked = True
+        self.window = None
+        if watched or self.rules.described():
+            self.window = Window(named(self.trainer.optimizer), self.rules, self.device)
+            self.window.load_state_dict(self._scales)
+            self.window.attach()
         self._since = perf_counter()
         if self.open_pass is not None:
             self._set_hooks(self.open_pass)
@@ -124,7 +141,7 @@ class Training:
             trainer.hyper,
             iter(()),
             length_of(trainer.train_loader),
-            self.batch_axis,
+            self.trainer.batch_axis,
             take=self.means.add,
             shown=self.means.running,
             progress=self.progress,
@@ -134,7 +151,12 @@ class Training:
         self.events.fire("epoch_begin")
         # After the event, in which a callback may still set the sampler's epoch or the batch size.
         self.open_pass.length = length_of(trainer.train_loader)
-        self.open_pass.batches = iterate(self.source("train", trainer.train_loader), self.position.epoch)
+        batches = iterate(self.source("train", trainer.train_loader), self.position.epoch)
+        if self.rules.accumulate > 1 and self.open_pass.length is None and isinstance(trainer.train_loader, DataLoader):
+            # So that the epoch's last window is known by its last batch. Not for any iterable: an environment would
+            # have to go a step ahead of the function.
+            batches = looking_ahead(self.open_pass, batches)
+        self.open_pass.batches = batches
         return self.open_pass
 
     def end_epoch(self) -> None:
@@ -144,7 +166,7 @@ class Training:
         self.events.fire("epoch_end")
 
     def stop(self) -> None:
-        """Has the open pass end after the current batch."""
+        """Has the open pass end after the current step."""
         if self.open_pass is not None:
             self.open_pass.stopped = True
 
@@ -152,7 +174,12 @@ class Training:
         """Keeps the time that belongs to the next record. A pass in which something was raised cannot go on."""
         while self.progress.is_open:
             self.progress.end()
+        if self.trainer.stop_reason is not None:
+            self.progress.say(f"stopped after step {self.position.step}: {self.trainer.stop_reason}")
         self._seconds, self._since = self._elapsed(), None
+        if self.window is not None:
+            self.window.detach()
+            self._scales = self.window.state_dict()
         if self.trainer.exception is not None:
             self.drop_pass()
         self.events = Events(self.trainer, (), ())
@@ -180,6 +207,7 @@ class Training:
         this.on_batch_begin = self.events.calls("batch_begin")
         this.on_batch_end = self.events.calls("batch_end")
         this.on_step_end = self.events.calls("step_end")
+        this.window = self.window
 
     # Records
 

@@ -1,19 +1,27 @@
 """Callbacks that come with Ignition."""
 
 from ignition.callbacks.base import Callback
+from ignition.callbacks.logging import CSVLogger
 from ignition.callbacks.lr_schedule import LRSchedule
+from ignition.callbacks.saving import SaveModel
 from ignition.callbacks.schedule import Schedule
 from ignition.callbacks.schedules import CosineAnneal, CosineDecay, ExponentialDecay, LinearDecay, StepDecay
+from ignition.callbacks.stopping import EarlyStopping, TerminateOnNaN, TimeLimit
 from ignition.callbacks.warmup import Warmup
 
 __all__ = [
+    "CSVLogger",
     "Callback",
     "CosineAnneal",
     "CosineDecay",
+    "EarlyStopping",
     "ExponentialDecay",
     "LRSchedule",
     "LinearDecay",
+    "SaveModel",
     "Schedule",
     "StepDecay",
+    "TerminateOnNaN",
+    "TimeLimit",
     "Warmup",
 ]

@@ -44,6 +44,9 @@ class Callback:
     order: ClassVar[int] = 0
     """Callbacks run by rising order, and in the order of the list where it is equal. Schedules have -1."""
 
+    needs_updates: bool = False
+    """Whether it asks `Trainer.updated` which optimizers really took a step; the Trainer then watches them."""
+
     def prepare(self, trainer: Trainer[Any]) -> None:
         """Once a fit, before the model is wrapped or compiled: for what must see the user's own model."""
 

@@ -1,0 +1,129 @@
+"""Evaluating and predicting without a Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from ignition import loop
+from ignition.arguments import check_batch_axis, check_count, check_loader, check_model
+from ignition.device import as_device, device_of
+from ignition.progress import Progress
+from ignition.signature import Signature
+from ignition.types import EvalFn, PredictFn
+
+__all__ = ["evaluate", "predict"]
+
+
+def evaluate(
+    model: Any,
+    eval_fn: EvalFn,
+    loader: Iterable[Any],
+    *,
+    batch_axis: int = 0,
+    max_steps: int | None = None,
+    hyper: Mapping[str, Any] | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+) -> dict[str, float]:
+    """The weighted means of what an eval function returns over a loader.
+
+    Gradients are off (``torch.enable_grad()`` inside the function works), the model is in evaluation mode, and
+    each submodule gets its mode back afterwards.
+
+    Args:
+        model: An ``nn.Module``, or a list, tuple or dict of them.
+        eval_fn: ``eval_fn(model, *batch)``, returning metrics as a train function does.
+        loader: Any iterable of batches. A tuple or list is unpacked, anything else passed whole.
+        batch_axis: The axis of a batch's first tensor along which its samples lie: its size is the batch's weight.
+        max_steps: Stop after that many batches.
+        hyper: Hyperparameters; the function receives those that it names.
+        device: Where the batches are moved; by default to where the model is.
+        progress: Whether to show a bar, in a terminal or a notebook.
+
+    Returns:
+        The weighted mean of each metric, over those batches that returned it.
+
+    Raises:
+        ArgumentError: If an argument has the wrong type, value or place.
+        BatchError: If the loader gives no batch, or a batch has not the batch axis.
+        FunctionError: If the function cannot take a batch of this loader.
+        MetricError: If the function returns what is no metric.
+
+    Example:
+        >>> def eval_fn(model, x):
+        ...     return {"sum": model(x).sum()}
+        >>> evaluate(torch.nn.Identity(), eval_fn, [torch.ones(2), torch.ones(4)], progress=False)
+        {'sum': 3.3333333333333335}
+    """
+    check_model(model)
+    signature = Signature(eval_fn, "eval_fn")
+    check_loader(loader, "loader")
+    check_batch_axis(batch_axis)
+    check_count(max_steps, "max_steps")
+    hyper = {} if hyper is None else hyper
+    signature.check_hyper(signature.select(hyper))
+    return loop.evaluate(
+        model,
+        signature,
+        loader,
+        batch_axis=batch_axis,
+        device=device_of(model) if device is None else as_device(device),
+        hyper=hyper,
+        progress=Progress(progress),
+        max_steps=max_steps,
+    )
+
+
+def predict(
+    model: Any,
+    pred_fn: PredictFn,
+    loader: Iterable[Any],
+    *,
+    batch_axis: int = 0,
+    max_steps: int | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> Any:
+    """What a model predicts for the data of a loader, in the order of the data.
+
+    Args:
+        model: An ``nn.Module``, or a list, tuple or dict of them. It is in evaluation mode meanwhile.
+        pred_fn: ``pred_fn(model, *items)``: receives as many of a batch's items as it has positional parameters
+            without a default, so that `predict_on_batch` takes a loader with labels. It returns a tensor
+            ``(batch, ...)``, or any nesting of such tensors in tuples, lists and dicts.
+        loader: Any iterable of batches.
+        batch_axis: The axis along which the outputs are joined.
+        max_steps: Stop after that many batches.
+        device: Where the batches are moved; by default to where the model is.
+        progress: Whether to show a bar, in a terminal or a notebook.
+
+    Returns:
+        The outputs for all samples, nested as the function returned them: detached tensors on the CPU.
+
+    Raises:
+        ArgumentError: If an argument has the wrong type, value or place.
+        BatchError: If the loader gives no batch.
+        FunctionError: If the function cannot take a batch of this loader, or returns what cannot be joined.
+
+    Example:
+        >>> from ignition import predict_on_batch
+        >>> predict(torch.nn.Identity(), predict_on_batch, [torch.zeros(2, 1), torch.ones(1, 1)]).shape
+        torch.Size([3, 1])
+    """
+    check_model(model)
+    signature = Signature(pred_fn, "pred_fn")
+    check_loader(loader, "loader")
+    check_batch_axis(batch_axis)
+    check_count(max_steps, "max_steps")
+    return loop.predict(
+        model,
+        signature,
+        loader,
+        batch_axis=batch_axis,
+        device=device_of(model) if device is None else as_device(device),
+        progress=Progress(progress),
+        max_steps=max_steps,
+    )

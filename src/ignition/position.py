@@ -1,0 +1,24 @@
+"""Where a run is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Position"]
+
+
+@dataclass(slots=True)
+class Position:
+    """Where a run is.
+
+    Attributes:
+        epoch: From 1 on; 0 before the first.
+        batch: The batches done in that epoch.
+        step: The steps done in all.
+        skipped: How many of them changed nothing, for an overflow.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    skipped: int = 0

@@ -1,0 +1,132 @@
+"""Batches of tensors that are in memory already, by one index operation a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ignition.device import as_device
+from ignition.errors import ArgumentError
+from ignition.rng import key_of
+
+__all__ = ["KeyedTensors", "TensorLoader"]
+
+
+class TensorLoader:
+    """Yields batches ``(tensor[indices], ...)`` of tensors that are in memory already.
+
+    What a DataLoader over a TensorDataset yields, without taking single samples and putting them together again:
+    a slice of each tensor, or with `shuffle` one index operation on each.
+
+    The order is drawn on the CPU, so it is the same for the same seed wherever the tensors are: without a seed of
+    the Trainer from torch's global generator, anew for each epoch.
+
+    Args:
+        *tensors: Tensors ``(samples, ...)`` of as many samples each.
+        batch_size: Samples in a batch, 1 or more.
+        shuffle: Whether each epoch has an order of its own.
+        drop_last: Whether a last batch with fewer samples is left out.
+        device: Where the tensors are put, once; by default they stay where they are.
+
+    Raises:
+        ArgumentError: If there is no tensor, they differ in samples, or `batch_size` is no positive integer.
+
+    Example:
+        >>> loader = TensorLoader(torch.arange(5), torch.zeros(5, 2), batch_size=2)
+        >>> [x.tolist() for x, _ in loader], len(loader)
+        ([[0, 1], [2, 3], [4]], 3)
+    """
+
+    def __init__(
+        self,
+        *tensors: Tensor,
+        batch_size: int,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        device: str | torch.device | None = None,
+    ) -> None:
+        wrong = next((tensor for tensor in tensors if not isinstance(tensor, Tensor) or tensor.ndim == 0), None)
+        if not tensors or wrong is not None:
+            what = "no tensor" if not tensors else "a 0-d tensor" if isinstance(wrong, Tensor) else type(wrong).__name__
+            raise ArgumentError(
+                f"TensorLoader was given {what}",
+                expected="one or more tensors (samples, ...)",
+                fix="turn arrays into tensors with torch.as_tensor(array)",
+            )
+        counts = [len(tensor) for tensor in tensors]
+        if len(set(counts)) != 1:
+            raise ArgumentError(
+                f"TensorLoader was given tensors of {', '.join(map(str, counts))} samples",
+                expected="as many samples in each, along the first axis",
+            )
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ArgumentError(f"TensorLoader was given batch_size={batch_size!r}", expected="an integer of 1 or more")
+        self.tensors = tensors if device is None else tuple(tensor.to(as_device(device)) for tensor in tensors)
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.samples = counts[0]
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.samples, self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        return self.batches(torch.default_generator)
+
+    def batches(
+        self, generator: torch.Generator, start: int = 0, rank: int = 0, size: int = 1
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """The batches ``rank``, ``rank + size``, ... of one epoch, but for the first `start` of them.
+
+        Args:
+            generator: What the order is drawn from, if the loader shuffles: a generator of the CPU.
+            start: How many batches to pass over; nothing is indexed for them.
+            rank: Which of `size` shards.
+            size: The number of shards.
+        """
+        count = len(self) * self.batch_size if self.drop_last else self.samples
+        # All indices of the epoch are cut into batches at once: a split costs less than as many slices.
+        if self.shuffle:
+            order = torch.randperm(self.samples, generator=generator)[:count].to(self.tensors[0].device)
+            parts = torch.split(order, self.batch_size) if count else ()
+            return self._indexed(parts[start * size + rank :: size])
+        return self._sliced(range((start * size + rank) * self.batch_size, count, size * self.batch_size))
+
+    def _indexed(self, parts: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+        tensors = self.tensors
+        for indices in parts:
+            yield tuple([tensor.index_select(0, indices) for tensor in tensors])  # half the cost of tensor[indices]
+
+    def _sliced(self, starts: range) -> Iterator[tuple[Tensor, ...]]:
+        tensors, batch_size = self.tensors, self.batch_size
+        for start in starts:
+            yield tuple([tensor[start : start + batch_size] for tensor in tensors])
+
+
+class KeyedTensors:
+    """A TensorLoader whose order follows a seed and the epoch.
+
+    Args:
+        loader: The user's loader.
+        seed: The seed of the run.
+        purpose: Keeps apart what is read for different ends, such as training and evaluation.
+    """
+
+    def __init__(self, loader: TensorLoader, seed: int, purpose: str) -> None:
+        self._loader = loader
+        self._seed = seed
+        self._purpose = purpose
+
+    def iterate(self, epoch: int, start: int, rank: int, size: int) -> Iterator[tuple[Tensor, ...]]:
+        """The batches `rank`, ``rank + size``, ... of `epoch`, without the first `start` of them."""
+        generator = torch.Generator().manual_seed(key_of(self._seed, self._purpose, "order", epoch))
+        return self._loader.batches(generator, start, rank, size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        return self.iterate(1, 0, 0, 1)
+
+    def __len__(self) -> int:
+        return len(self._loader)

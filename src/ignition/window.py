@@ -1,0 +1,297 @@
+"""One update window: the batches between two steps, whose gradients are gathered, unscaled, clipped and used.
+
+A window sees every optimizer through torch's step hooks, so it works for any function that calls
+``optimizer.step()``; what a plain step cannot do (accumulation, loss scaling) goes through `Window.update`,
+which is what `optimize` calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from ignition.errors import ArgumentError, OptimizerError
+from ignition.position import Position
+from ignition.precision import without_autocast
+
+__all__ = ["UpdateRules", "Window", "check_weight", "total_norm", "trained_parameters"]
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """What one optimizer has gathered in the open window."""
+
+    unit: Any  # the weight of its first batch, in which the others are measured, so that losses keep their size
+    total: Any  # the sum of the weights, in that unit
+    parameters: list[Tensor]
+
+
+@dataclass(slots=True, frozen=True)
+class UpdateRules:
+    """How the steps of a training are taken.
+
+    Attributes:
+        accumulate: How many batches make a window.
+        clip_norm: The largest norm of a gradient, over all parameters of an optimizer; None to leave it.
+        scaled: Whether losses are scaled, as fp16 needs it.
+    """
+
+    accumulate: int = 1
+    clip_norm: float | None = None
+    scaled: bool = False
+
+    def described(self) -> list[str]:
+        """What of this depends on the Trainer knowing the optimizers that step, in words."""
+        accumulating = [f"accumulate={self.accumulate}"] if self.accumulate > 1 else []
+        clipping = [f"clip_norm={self.clip_norm}"] if self.clip_norm is not None else []
+        return accumulating + clipping + (['precision="fp16"'] if self.scaled else [])
+
+
+class Window:
+    """What the open window has gathered so far, by the rules of the training's updates.
+
+    Args:
+        optimizers: Those that the Trainer has, by name.
+        rules: How steps are taken.
+        device: Where the model is.
+    """
+
+    def __init__(self, optimizers: dict[str, Any], rules: UpdateRules, device: torch.device) -> None:
+        self.accumulate = rules.accumulate
+        self.clip_norm = rules.clip_norm
+        self.closing = True
+        """Whether the current batch is the last of its window."""
+        self.updated: list[Optimizer] = []
+        """The optimizers that changed their parameters in the last window; one that overflowed did not."""
+        self.skipped = False
+        """Whether an overflow kept an optimizer of the last window from its step."""
+        self._device = device
+        self._names = {id(optimizer): name for name, optimizer in optimizers.items()}
+        self._optimizers = [one for one in optimizers.values() if isinstance(one, Optimizer)]
+        self._scaled = rules.scaled
+        self._scalers: dict[str, GradScaler] = {}
+        self._index = 0
+        self._weight: Any = 1
+        self._gathered: dict[Optimizer, _Gathered] = {}
+        self._called: set[Optimizer] = set()
+        self._stepping = False
+        self._hooks: list[Any] = []
+
+    # The loop's side
+
+    def attach(self) -> None:
+        """Hooks into the optimizers' steps, for the length of a fit."""
+        self._forget()
+        for optimizer in self._optimizers:
+            self._hooks.append(optimizer.register_step_pre_hook(self._before_step))
+            self._hooks.append(optimizer.register_step_post_hook(self._after_step))
+
+    def detach(self) -> None:
+        """Takes all hooks away; a window that is still open is given up."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self._forget()
+
+    def begin_batch(self, weight: float | None, last: bool) -> None:
+        """Says what the batch weighs by itself, and whether it is known to be the epoch's last."""
+        if self._index == 0:
+            self.updated.clear()
+            self.skipped = False
+        self._weight = 1 if weight is None else weight
+        self.closing = last or self._index + 1 == self.accumulate
+
+    def end_batch(self, position: Position) -> bool:
+        """Whether the batch has closed its window; a step that overflowed is counted as skipped."""
+        self._called.clear()
+        self._index += 1
+        if self.closing:
+            self._gathered.clear()
+            self._index = 0
+            position.skipped += self.skipped and not self.updated
+        return self.closing
+
+    def close(self, position: Position) -> bool:
+        """Takes the steps of a window in whose middle the loader has ended; False where none is open."""
+        if self._index == 0:
+            return False
+        self.closing = True
+        for optimizer, gathered in self._gathered.items():
+            self._step(optimizer, gathered, with_norm=False)
+        self._index -= 1
+        return self.end_batch(position)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scales of the losses, by the optimizers' names."""
+        return {name: scaler.state_dict() for name, scaler in self._scalers.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` returned."""
+        self._scalers.clear()
+        for name, scale in state.items():
+            self._scaler_named(name).load_state_dict(scale)
+
+    # The function's side
+
+    def update(
+        self,
+        loss: Tensor,
+        optimizer: Optimizer,
+        parameters: list[Tensor],
+        weight: Any,
+        retain_graph: bool,
+        with_norm: bool,
+    ) -> Tensor | None:
+        """Adds the gradients of a batch for one optimizer, and takes its step where the window closes.
+
+        Returns:
+            The norm of the gradient, before it was clipped, where it is wanted and the window closes.
+
+        Raises:
+            OptimizerError: If it is the optimizer's second time in one call, in a window of several batches.
+        """
+        gathered = self._gather(optimizer, parameters, self._weight if weight is None else weight)
+        if self.accumulate > 1:
+            loss = loss * (self._last_weight / gathered.unit)
+        scaler = self._scaler(optimizer)
+        if scaler is not None:
+            loss = scaler.scale(loss)
+        with without_autocast(self._device):
+            torch.autograd.backward(loss, retain_graph=retain_graph, inputs=parameters)
+            return self._step(optimizer, gathered, with_norm) if self.closing else None
+
+    def _gather(self, optimizer: Optimizer, parameters: list[Tensor], weight: Any) -> _Gathered:
+        self._last_weight = weight
+        gathered = self._gathered.get(optimizer)
+        if self.accumulate > 1 and optimizer in self._called:
+            raise OptimizerError(
+                f"optimize was called twice on {self._described(optimizer)} in one call of train_fn, with "
+                f"accumulate={self.accumulate}",
+                expected="one call for each optimizer and batch, as the step comes only at the window's end",
+                fix="add the losses up and call optimize once, or use accumulate=1",
+            )
+        self._called.add(optimizer)
+        if gathered is None or self.accumulate == 1:
+            optimizer.zero_grad()
+            gathered = self._gathered[optimizer] = _Gathered(_not_zero(weight), 0.0, parameters)
+        gathered.total = gathered.total + weight / gathered.unit
+        return gathered
+
+    def _step(self, optimizer: Optimizer, gathered: _Gathered, with_norm: bool) -> Tensor | None:
+        """The gradients' sum becomes their mean; then unscale, clip, step: in this order."""
+        gradients = [parameter.grad for parameter in gathered.parameters if parameter.grad is not None]
+        if self.accumulate > 1 and gradients:
+            torch._foreach_div_(gradients, _not_zero(gathered.total))
+        scaler = self._scaler(optimizer)
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        norm = self._clip(gathered.parameters)
+        if norm is None and with_norm:
+            norm = total_norm(gathered.parameters)
+        self._stepping = True
+        try:
+            if scaler is None:
+                optimizer.step()
+            else:
+                self._scaled_step(scaler, optimizer)
+        finally:
+            self._stepping = False
+        return norm
+
+    def _scaled_step(self, scaler: GradScaler, optimizer: Optimizer) -> None:
+        scaler.step(optimizer)  # waits for the accelerator, to see whether anything overflowed
+        # Not judged by the hooks: a fused optimizer calls them on a step that it skips too.
+        found = scaler._found_inf_per_device(optimizer).values()
+        if any(float(infinite.item()) for infinite in found):
+            self.skipped = True
+            self.updated = [one for one in self.updated if one is not optimizer]
+        scaler.update()
+
+    def _clip(self, parameters: Sequence[Tensor]) -> Tensor | None:
+        """Clips, if that is asked for, and returns the norm from before."""
+        if self.clip_norm is None:
+            return None
+        return torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+
+    # The optimizers' side
+
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._stepping:
+            return
+        if self.accumulate > 1 or self._scaled:
+            cause = f"accumulate={self.accumulate}" if self.accumulate > 1 else 'precision="fp16"'
+            raise OptimizerError(
+                f"train_fn called {type(optimizer).__name__}.step() itself, with {cause}",
+                expected="that the step is left to optimize, which knows the window and the scale of the loss",
+                fix="write optimize(loss, optimizer) in the place of zero_grad, backward and step",
+            )
+        if self.clip_norm is not None:
+            closure = args[1] if len(args) > 1 else kwargs.get("closure")
+            if closure is not None:
+                raise OptimizerError(
+                    f"{type(optimizer).__name__} steps with a closure, and clip_norm={self.clip_norm}",
+                    expected="a step whose gradients are there before it begins: a closure makes its own inside",
+                    fix="clip in the closure, after backward: torch.nn.utils.clip_grad_norm_(parameters, norm)",
+                )
+            self._clip(list(trained_parameters(optimizer)))
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not any(optimizer is one for one in self.updated):
+            self.updated.append(optimizer)
+
+    def _scaler(self, optimizer: Optimizer) -> GradScaler | None:
+        """Each optimizer has a scale of its own: an overflow in one loss says nothing of another."""
+        return self._scaler_named(self._names.get(id(optimizer), "")) if self._scaled else None
+
+    def _scaler_named(self, name: str) -> GradScaler:
+        if name not in self._scalers:
+            self._scalers[name] = GradScaler(self._device.type)
+        return self._scalers[name]
+
+    def _forget(self) -> None:
+        self._gathered.clear()
+        self._called.clear()
+        self._index = 0
+
+    def _described(self, optimizer: Optimizer) -> str:
+        name = self._names.get(id(optimizer))
+        return f"{type(optimizer).__name__}{f' {name!r}' if name else ''}"
+
+
+def trained_parameters(optimizer: Optimizer) -> Iterator[Tensor]:
+    """The parameters of an optimizer that require gradients."""
+    return (one for group in optimizer.param_groups for one in group["params"] if one.requires_grad)
+
+
+def total_norm(parameters: Sequence[Tensor]) -> Tensor:
+    """The norm of the gradient over all parameters, a 0-d tensor."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    # torch has no norm for the sparse gradient of an embedding.
+    return torch.nn.utils.get_total_norm([one.coalesce().values() if one.is_sparse else one for one in gradients])
+
+
+def check_weight(weight: Any) -> None:
+    """Raises ArgumentError if `weight` cannot weigh a batch; one on an accelerator is not looked at."""
+    if isinstance(weight, Tensor):
+        if weight.ndim == 0 and not weight.is_complex() and (not weight.is_cpu or 0 <= weight.item() < float("inf")):
+            return
+        given = f"a tensor of shape {tuple(weight.shape)}" if weight.ndim else f"{weight.item()}"
+    else:
+        if isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < float("inf"):
+            return
+        given = repr(weight)
+    raise ArgumentError(
+        f"optimize was given the weight {given}",
+        expected="a finite number of 0 or more, or a 0-d tensor: how many samples or tokens the loss is the mean of",
+    )
+
+
+def _not_zero(weight: Any) -> Any:
+    """The weight, or 1 in the place of 0: what weighs nothing has gradients of zero already."""
+    return torch.where(weight == 0, 1, weight) if isinstance(weight, Tensor) else weight or 1
