@@ -18,7 +18,7 @@ from ignition import (
     fit_on_batch,
     make_var,
 )
-from ignition.callbacks import Callback, LinearDecay
+from ignition.callbacks import Callback, LinearDecay, SaveModel
 
 
 def eval_fn(model_to_eval, x, y):
@@ -161,8 +161,6 @@ def test_the_history_plots_itself_and_knows_its_best_epoch(trainer):
 
 
 def test_save_model_leaves_weights_that_load_into_the_model(trainer, tmp_path):
-    from ignition.callbacks import SaveModel
-
     trainer.callbacks = [SaveModel(tmp_path / "{epoch}.pt")]
     trainer.fit(epochs=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.pt", "2.pt"]

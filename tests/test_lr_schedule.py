@@ -38,6 +38,9 @@ class StandIn:
         self.history = StandInHistory()
         self.seen = []
 
+    def updated(self, optimizer):
+        return optimizer is self.optimizer
+
     def fit(self, schedule, epochs=EPOCHS, eval_every=BATCHES):
         schedule.bind(self, [])
         for epoch in range(1, epochs + 1):

@@ -24,7 +24,7 @@ FENCE = re.compile(
 )
 FOREIGN = "foreign: not run"  # above a block that shows the code of another library, or of another time
 OUTPUT = "output"  # above what the block before it prints
-FOREIGN_BLOCKS = 5
+FOREIGN_BLOCKS = 4
 
 
 @dataclass(frozen=True)

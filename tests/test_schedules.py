@@ -37,6 +37,10 @@ class StandIn:
         self.step = 0
         self.epoch_open = False
 
+    @property
+    def updates(self):
+        return self.step
+
     def fit(self, schedules, epochs=None, *, steps=math.inf, batches=3, parameters=("lambd",), read=None):
         """Runs the events in the loop's order; what `read` sees at each step (default: the hyper's lambd)."""
         read = read or (lambda: self.hyper["lambd"])

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
+    DistributedSampler,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
@@ -59,6 +60,7 @@ class KeyedLoader:
     """
 
     def __init__(self, loader: DataLoader[Any], seed: int, purpose: str = "train") -> None:
+        self._original = loader
         self._loader: DataLoader[Any] = copy.copy(loader)
         batched = loader.batch_sampler is not None
         self._order = _KeyedOrder(loader.batch_sampler if batched else loader.sampler, seed, purpose)
@@ -74,14 +76,21 @@ class KeyedLoader:
 
     def iterate(self, epoch: int, start: int, index: int, count: int) -> Iterator[Any]:
         """The batches `index`, ``index + count``, ... of `epoch`, without the first `start` of them."""
+        if type(self._loader).__iter__ is not DataLoader.__iter__:
+            # What a class of the user's makes of the batches need not be one for one: all are read, and counted after.
+            return self._of_own_iter(epoch, start * count + index, count)
         self._order.place(epoch, start, index, count)
         return iter(self._loader)
+
+    def _of_own_iter(self, epoch: int, first: int, step: int) -> Iterator[Any]:
+        self._order.place(epoch, 0, 0, 1)
+        yield from islice(self._loader, first, None, step)
 
     def __iter__(self) -> Iterator[Any]:
         return self.iterate(1, 0, 0, 1)
 
     def __len__(self) -> int:
-        return self._order.full_length()
+        return len(self._original)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_loader":
@@ -93,65 +102,77 @@ class _KeyedOrder:
     """In the place of a loader's (batch) sampler: yields what it would, in the order of an epoch, with keys."""
 
     def __init__(self, sampler: Any, seed: int, purpose: str) -> None:
-        self.sampler = sampler
-        self.seed = seed
-        self.purpose = purpose
+        self._sampler = sampler
+        self._seed = seed
+        self._purpose = purpose
         self.place(1, 0, 0, 1)
 
     def place(self, epoch: int, start: int, index: int, count: int) -> None:
-        self.epoch, self.start, self.index, self.count = epoch, start, index, count
-
-    def full_length(self) -> int:
-        return len(self.sampler)
+        self._place = (epoch, start, index, count)
 
     def __len__(self) -> int:
-        whole = self.full_length()
-        return max(0, -(-(whole - self.index) // self.count) - self.start)
+        _, start, index, count = self._place
+        return max(0, -(-(len(self._sampler) - index) // count) - start)
 
     def __iter__(self) -> Iterator[_KeyedIndices]:
         # The place is read now and not at the first batch: by then another iteration may have set its own.
-        return self._from(self.epoch, self.start * self.count + self.index, self.count)
+        epoch, start, index, count = self._place
+        return self._from(epoch, start * count + index, count)
 
     def _from(self, epoch: int, first: int, step: int) -> Iterator[_KeyedIndices]:
-        if hasattr(self.sampler, "set_epoch"):
-            self.sampler.set_epoch(epoch - 1)  # 0-based, as torch's DistributedSampler counts
-        key = key_of(self.seed, self.purpose, "order", epoch)
-        order = enumerate(_reseeded(self.sampler, key))
-        for place, indices in islice(order, first, None, step):
-            yield _KeyedIndices(key_of(self.seed, self.purpose, "batch", epoch, place), indices)
+        order = _reseeded(self._sampler, epoch, key_of(self._seed, self._purpose, "order", epoch))
+        for place, indices in islice(enumerate(order), first, None, step):
+            yield _KeyedIndices(key_of(self._seed, self._purpose, "batch", epoch, place), indices)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_sampler":
+            raise AttributeError(name)
+        return getattr(self._sampler, name)
 
 
-def _reseeded(sampler: Any, key: int) -> Iterable[Any]:
-    """What `sampler` yields when all that it draws comes from `key`."""
-    own = _with_own_generator(sampler, key)
-    return _drawn_under(sampler, key) if own is None else own
+def _reseeded(sampler: Any, epoch: int, key: int) -> Iterable[Any]:
+    """What `sampler` yields in an epoch when all that it draws comes from `key`."""
+    own: Iterable[Any] | None = _own_copy(sampler, epoch, key)
+    if own is not None:
+        return own
+    for one in _with_inner(sampler):
+        if hasattr(one, "set_epoch"):
+            one.set_epoch(epoch - 1)  # 0-based, as torch's DistributedSampler counts
+    return _drawn_under(sampler, key)
 
 
-def _with_own_generator(sampler: Any, key: int) -> Any:
-    """A copy of one of torch's own samplers with a generator of its own, or None where it is none of those."""
+def _own_copy(sampler: Any, epoch: int, key: int) -> Any:
+    """A copy of one of torch's own samplers that follows the key, or None where it is none of those."""
     kind = type(sampler)
     if kind is SequentialSampler:
         return sampler
+    changed = copy.copy(sampler)
     if kind in (RandomSampler, SubsetRandomSampler, WeightedRandomSampler):
-        changed = copy.copy(sampler)
         changed.generator = torch.Generator().manual_seed(key)
         return changed
+    if kind is DistributedSampler:
+        changed.set_epoch(epoch - 1)  # it has a seed of its own
+        return changed
     if kind is BatchSampler:
-        inner = _with_own_generator(sampler.sampler, key)
-        if inner is not None:
-            changed = copy.copy(sampler)
-            changed.sampler = inner
-            return changed
+        changed.sampler = _own_copy(sampler.sampler, epoch, key)
+        return None if changed.sampler is None else changed
     return None
+
+
+def _with_inner(sampler: Any) -> list[Any]:
+    """A sampler, and the one that it puts into batches."""
+    return [sampler, *([sampler.sampler] if hasattr(sampler, "sampler") else [])]
 
 
 def _drawn_under(sampler: Iterable[Any], key: int) -> Iterator[Any]:
     """Yields from a sampler of the user's, which may draw from any generator whenever it is asked."""
     position = 0
     iterator: Iterator[Any] | None = None
+    theirs = [getattr(one, "generator", None) for one in _with_inner(sampler)]
+    generators = [generator for generator in theirs if isinstance(generator, torch.Generator)]
     while True:
         # Each item under a key of its own: the sampler may be half-way when the generators are needed elsewhere.
-        with keyed(key_of(key, position)):
+        with keyed(key_of(key, position), generators):
             if iterator is None:
                 iterator = iter(sampler)
             try:
@@ -163,15 +184,17 @@ def _drawn_under(sampler: Iterable[Any], key: int) -> Iterator[Any]:
 
 
 class _KeyedDataset:
-    """In the place of the user's data set: loads and collates what an index asks for, under the index's key."""
+    """In the place of the user's data set: loads and collates what an index asks for, under the index's key.
+
+    In all else it is the data set, since that is what ``get_worker_info().dataset`` gives: a worker_init_fn opens
+    files there, or cuts out the worker's part.
+    """
 
     def __init__(self, dataset: Any, collate: Callable[[Any], Any], batched: bool) -> None:
-        self._dataset = dataset
-        self._collate = collate
-        self._batched = batched
+        vars(self).update(_dataset=dataset, _collate=collate, _batched=batched)
 
-    def __getitem__(self, keyed_indices: _KeyedIndices) -> Any:
-        return self.__getitems__(keyed_indices)
+    def __getitem__(self, index: Any) -> Any:
+        return self.__getitems__(index) if isinstance(index, _KeyedIndices) else self._dataset[index]
 
     def __getitems__(self, keyed_indices: _KeyedIndices) -> Any:
         key, indices = keyed_indices
@@ -193,6 +216,9 @@ class _KeyedDataset:
         if name.startswith("__") or name == "_dataset":
             raise AttributeError(name)
         return getattr(self._dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._dataset, name, value)
 
 
 def _randomness(key: int) -> AbstractContextManager[None]:

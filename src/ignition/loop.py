@@ -42,11 +42,10 @@ def run_batches(this: Pass, limit: int | None = None) -> bool:
             weight = batch_weight(batch, axis)  # before the call, which may change the batch
             if window is not None:
                 window.begin_batch(weight, last=position.batch + 1 == this.length)
-            if isinstance(batch, (tuple, list)):
-                result = function(model, *batch, **hyper)
+            if isinstance(batch, (tuple, list)):  # the result has no name, which would keep its graph for a call more
+                take(function(model, *batch, **hyper), weight)
             else:
-                result = function(model, batch, **hyper)
-            take(result, weight)
+                take(function(model, batch, **hyper), weight)
             position.batch += 1
             if on_batch_end is not None:
                 on_batch_end()
@@ -96,11 +95,17 @@ def fit(training: Training, goal: Goal) -> None:
                 _train_epoch(training, goal)
         except BaseException as error:
             training.trainer.exception = error
-            for other in [*events.fire_each("exception"), *events.fire_each("train_end")]:
-                error.add_note(f"a callback raised too while this was handled: {other!r}")
+            _note(error, [*events.fire_each("exception"), *events.fire_each("train_end")])
             raise
-        for failure in events.fire_each("train_end"):
-            raise failure
+        failures = events.fire_each("train_end")
+        if failures:
+            _note(failures[0], failures[1:])
+            raise failures[0]
+
+
+def _note(error: BaseException, others: list[BaseException]) -> None:
+    for other in others:
+        error.add_note(f"a callback raised too while this was handled: {other!r}")
 
 
 def _train_epoch(training: Training, goal: Goal) -> None:
@@ -128,9 +133,11 @@ def _run_until_due(training: Training, this: Pass, limit: int | None) -> bool:
     if not training.steps_unchecked:
         return run_batches(this, limit)
     # The first step of a fit alone: which optimizers take it shows whether the Trainer knows the right ones.
+    before = training.position.step
     with watch_steps() as stepped:
         ended = run_batches(this, 1)
-    training.check_steps(stepped)
+    if training.position.step > before:  # not so where a pass that was left open has nothing more
+        training.check_steps(stepped)
     if ended or limit == 1 or this.stopped:
         return ended
     return run_batches(this, None if limit is None else limit - 1)
@@ -154,8 +161,11 @@ def evaluate(
         signature.function, model, signature.select(hyper), iterate(loader), length, batch_axis,
         take=means.add, shown=means.running, progress=progress,
     )  # fmt: skip
-    _run_without_gradients(this, signature, device, max_steps)
-    return means.compute()
+    try:
+        _run_without_gradients(this, signature, device, max_steps)
+        return means.compute()
+    finally:
+        means.reset()  # metric objects of the user's begin the next evaluation anew
 
 
 def predict(

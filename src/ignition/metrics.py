@@ -20,6 +20,8 @@ _EXPECTED = (
     "a dict of metrics, one scalar (the loss) or None; a metric is a number, a 0-d tensor, "
     "a (value, weight) pair or an object with update, compute and reset"
 )
+_FIX = "return, for example, {'loss': loss}; average what has several elements, and leave out what is no number"
+_WEIGHT = "a finite weight of 0 or more"
 
 
 class Means:
@@ -205,8 +207,7 @@ class Means:
 
     def _add_weighted(self, name: str, value: Any, weight: Any) -> Any:
         if not isinstance(weight, Tensor) and not 0 <= weight < math.inf:
-            given = f"{self.source} returned the weight {weight} for {name!r}"
-            raise MetricError(given, expected="a finite weight of 0 or more")
+            raise MetricError(f"{self.source} returned the weight {weight} for {name!r}", expected=_WEIGHT)
         if isinstance(value, Tensor) or isinstance(weight, Tensor):
             if name not in self._device_sums:
                 self._new_name(name)
@@ -258,17 +259,11 @@ def _read(sums: Mapping[str, _DeviceSum], source: str) -> Iterator[tuple[str, fl
         names.setdefault(entry.parts.device, []).append(name)
     for there in names.values():
         # The one place where metrics wait for the accelerator.
-        rows = torch.stack([sums[name].parts for name in there]).tolist()
+        rows = torch.stack([sums[name].parts for name in there]).cpu().tolist()
         for name, (total, weight, lowest) in zip(there, rows, strict=True):
             if not (lowest >= 0 and math.isfinite(weight)):
-                raise MetricError(
-                    f"{source} returned a weight below 0 or not finite for {name!r}",
-                    expected="finite weights of 0 or more",
-                )
+                raise MetricError(f"{source} returned a weight below 0 or not finite for {name!r}", expected=_WEIGHT)
             yield name, total, weight + sums[name].known_weight
-
-
-_FIX = "return, for example, {'loss': loss}; average what has several elements, and leave out what is no number"
 
 
 def _is_number(value: Any) -> bool:

@@ -17,6 +17,7 @@ __all__ = [
     "evaluation_mode",
     "freeze",
     "freeze_until",
+    "is_frozen",
     "modes_of",
     "restore_modes",
     "training_mode",
@@ -123,12 +124,17 @@ def freeze_until(model: M, name: str) -> M:
     return model
 
 
+def is_frozen(module: nn.Module) -> bool:
+    """Whether `freeze` froze this very module."""
+    return bool(getattr(module, _FROZEN, False))
+
+
 def training_mode(model: Any) -> None:
     """``model.train()`` for a model or a structure of models, but for what is frozen."""
     for module in named(model).values():
         module.train()
         for part in module.modules():
-            if getattr(part, _FROZEN, False):
+            if is_frozen(part):
                 part.training = False
 
 

@@ -102,6 +102,12 @@ def _check(loss: Any, optimizer: Any) -> None:
             expected="a loss computed from parameters that require gradients",
             fix="look for .item(), .detach() or torch.no_grad() on the way to the loss, and for a frozen model",
         )
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ArgumentError(
+            "optimize was given LBFGS, which evaluates the loss several times in a step",
+            expected="an optimizer whose step needs no closure",
+            fix="call optimizer.step(closure) in train_fn, as in a loop written by hand",
+        )
     if not isinstance(optimizer, Optimizer):
         raise ArgumentError(
             f"the optimizer is {type(optimizer).__name__}",

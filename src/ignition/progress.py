@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
-__all__ = ["Progress", "in_notebook"]
+from ignition.records import column_order
+
+__all__ = ["Progress", "in_notebook", "in_terminal"]
 
 _SECONDS_BETWEEN_DRAWS = 0.1
 
@@ -16,8 +19,9 @@ _SECONDS_BETWEEN_DRAWS = 0.1
 class Progress:
     """The bar of the running pass and a line for each record.
 
-    Everything goes to the standard output. Where that is a terminal or a notebook there is a bar, redrawn by
-    time; elsewhere there is none, and a log gets one line a record.
+    Everything goes to the standard output. Where that is a terminal or a notebook there is a bar, redrawn by time.
+    In a terminal the records are the rows of a table, if that is wide enough. Elsewhere a record is one line that
+    names each value, so that a log can be searched.
 
     Args:
         shown: False for no output at all.
@@ -30,6 +34,8 @@ class Progress:
         self.next_draw = math.inf
         self._shown = shown
         self._bars: list[Any] = []  # the innermost last: an evaluation's bar lies over that of its epoch
+        self._widths: dict[str, int] = {}  # of each column, as far as it had to be until now
+        self._heading: tuple[str, int | None] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -79,25 +85,69 @@ class Progress:
             record: The row of history.
             epochs: The number of the fit's last epoch, where it is known.
         """
-        epoch = str(record["epoch"]) if epochs is None else f"{record['epoch']:>{len(str(epochs))}}/{epochs}"
-        cells = [f"epoch {epoch}", f"step {record['step']:>6}"]
-        for name, value in record.items():
-            if name in ("epoch", "step", "seconds", "data_seconds"):
-                continue
-            cells.append(f"{name} {_number(value):<9}")
-        cells.append(f"{record['seconds']:.1f} s")
-        self.say("  ".join(cells))
+        cells = {name: _number(value) for name, value in record.items() if name != "data_seconds"}
+        if epochs is not None:
+            cells["epoch"] = f"{cells['epoch']:>{len(str(epochs))}}/{epochs}"
+        cells["seconds"] = f"{record['seconds']:.1f}"
+        for name, text in cells.items():
+            self._widths[name] = max(self._widths.get(name, 0), len(text), 6 if name == "step" else 0)
+        # Every column seen until now: what this record lacks has its place too.
+        columns = {name: cells.get(name, "-") for name in sorted(self._widths, key=column_order)}
+
+        room = shutil.get_terminal_size().columns if in_terminal() else None
+        if room is None:
+            self.say(_join(self._named_cells(columns)))
+            return
+        widths = {name: max(width, len(name)) for name, width in self._widths.items()}
+        if sum(widths.values()) + len(_GAP) * (len(widths) - 1) > room:
+            self.say(_folded(self._named_cells(columns), room))
+            return
+        heading = _join(name.rjust(widths[name]) for name in columns)
+        if self._heading != (heading, epochs):  # another fit, or another column
+            self._heading = (heading, epochs)
+            self.say(heading)
+        self.say(_join(text.rjust(widths[name]) for name, text in columns.items()))
+
+    def _named_cells(self, columns: Mapping[str, str]) -> list[str]:
+        """Each value with its name, as wide as the column is."""
+        *before, seconds = columns
+        cells = [f"{name} {_aligned(name, columns[name], self._widths[name])}" for name in before]
+        return [*cells, f"{columns[seconds]} s"]
+
+
+_GAP = "  "
+
+
+def _join(cells: Iterable[str]) -> str:
+    return _GAP.join(cells)
+
+
+def _aligned(name: str, text: str, width: int) -> str:
+    return text.rjust(width) if name in ("epoch", "step") else text.ljust(width)
+
+
+def _folded(cells: list[str], room: int) -> str:
+    """The cells in as many lines as they need, the later ones under the second cell."""
+    indent = " " * (len(cells[0]) + len(_GAP))
+    lines = [cells[0]]
+    for cell in cells[1:]:
+        longer = lines[-1] + _GAP + cell
+        if len(longer.rstrip()) <= room or lines[-1] == cells[0]:
+            lines[-1] = longer
+        else:
+            lines.append(indent + cell)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _number(value: Any) -> str:
-    """A number in at most nine characters: four decimals, or five digits where that would lose them."""
+    """A number in nine characters or less: four decimals, or three digits where those would show too little."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, int) and abs(value) < 1e8:
         return str(value)
-    if value == 0 or 1e-2 <= abs(value) < 1e4:
+    if 1e-2 <= abs(value) < 1e3 or (abs(value) < 1 and value == round(value, 4)):
         return f"{value:.4f}"
-    return f"{value:.2e}" if math.isfinite(value) else str(value)
+    return f"{value:.2f}" if 1e3 <= abs(value) < 1e5 else f"{value:.3g}"
 
 
 def _bar_kind() -> Any:
@@ -110,7 +160,7 @@ def _bar_kind() -> Any:
             return _without_monitor(notebook_bar)
         except ImportError:
             pass
-    elif not sys.stdout.isatty():
+    elif not in_terminal():
         return None
     from tqdm import tqdm as terminal_bar
 
@@ -122,8 +172,14 @@ def _without_monitor(kind: Any) -> Any:
     return type("Bar", (kind,), {"monitor_interval": 0})
 
 
+def in_terminal() -> bool:
+    """Whether the standard output is a terminal."""
+    isatty = getattr(sys.stdout, "isatty", None)  # what a user puts in its place may lack it
+    return isatty is not None and bool(isatty())
+
+
 def in_notebook() -> bool:
     """Whether the code runs in a Jupyter kernel."""
     ipython = sys.modules.get("IPython")  # not imported for this: in a kernel it is there
     shell = ipython.get_ipython() if ipython is not None else None
-    return shell is not None and shell.__class__.__name__ == "ZMQInteractiveShell"
+    return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(shell).__mro__)  # Colab's derives from it

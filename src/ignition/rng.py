@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -95,13 +95,22 @@ def seed_fetching(key: int) -> None:
 
 
 @contextmanager
-def keyed(key: int) -> Iterator[None]:
-    """Inside the ``with`` block the CPU generators follow `key`; afterwards they are where they were."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+def keyed(key: int, generators: Iterable[torch.Generator] = ()) -> Iterator[None]:
+    """Inside the ``with`` block the CPU generators follow `key`; afterwards they are where they were.
+
+    Args:
+        key: As `key_of` returns it.
+        generators: Others that are to do the same.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    states = [(generator, generator.get_state()) for generator in (torch.default_generator, *generators)]
     seed_fetching(key)
+    for generator in generators:
+        generator.manual_seed(key)
     try:
         yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-        torch.default_generator.set_state(cpu)
+        for generator, state in states:
+            generator.set_state(state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -20,16 +20,16 @@ from ignition.arguments import (
 )
 from ignition.callbacks.base import Callback
 from ignition.callbacks.schedules import bind_schedules
-from ignition.device import as_device, move_model
+from ignition.data import iterate
+from ignition.device import as_device, move, move_model
 from ignition.errors import ArgumentError
 from ignition.events import Events, check_callbacks, check_event
 from ignition.history import History
-from ignition.modes import modes_of, restore_modes
 from ignition.precision import autocasting, check_precision
 from ignition.progress import Progress
 from ignition.rng import check_seed, seed_everything
+from ignition.settings import Settings
 from ignition.signature import Signature, check_names
-from ignition.structure import named
 from ignition.training import Goal, Training
 from ignition.types import EvalFn, Model, PredictFn, TrainFn
 
@@ -108,7 +108,7 @@ class Trainer(Generic[Model]):
         check_optimizer(optimizer)
         train_signature = Signature(train_fn, "train_fn")
         check_loader(train_loader, "train_loader")
-        self._eval_signature = eval_signature(eval_fn, test_loader)
+        measure_signature = eval_signature(eval_fn, test_loader)
         check_batch_axis(batch_axis)
         self.seed = None if seed is None else check_seed(seed)
         self.device = as_device(device)
@@ -129,11 +129,11 @@ class Trainer(Generic[Model]):
         self._seeded = False
         self._fitting = False
         self._precision = precision
-        for signature in (train_signature, self._eval_signature):
+        for signature in (train_signature, measure_signature):
             if signature is not None:
                 signature.function = autocasting(signature.function, precision, self.device)
         move_model(model, optimizer, self.device)
-        self._training = Training(self, train_signature, self.device, Progress(progress), rules)
+        self._training = Training(self, train_signature, measure_signature, self.device, Progress(progress), rules)
 
     # What can be read and set
 
@@ -164,6 +164,16 @@ class Trainer(Generic[Model]):
         """
         window = self._training.window
         return window is not None and any(optimizer is None or one is optimizer for one in window.updated)
+
+    @property
+    def averaged(self) -> dict[str, Any]:
+        """The averages of the model that the callbacks keep: ``{"ema": model}``."""
+        return {name: model for callback in self._callbacks for name, model in callback.averaged().items()}
+
+    def training_batches(self) -> Iterator[Any]:
+        """The batches of one more pass over the training data, on the device, apart from any fit."""
+        for batch in iterate(self._training.source("again", self._train_loader)):
+            yield move(batch, self.device)
 
     @property
     def batch_metrics(self) -> dict[str, Any]:
@@ -268,8 +278,12 @@ class Trainer(Generic[Model]):
         """
         goal = self._goal(epochs, steps, eval_every, max_eval_steps)
         if self._fitting:
-            raise ArgumentError("fit was called inside a fit of the same Trainer", expected="one fit at a time")
-        training, before = self._training, _Settings(self)
+            raise ArgumentError(
+                "fit was called inside a fit of the same Trainer",
+                expected="one fit at a time",
+                fix="call it when the first has ended, or train other things with a Trainer of their own",
+            )
+        training, before = self._training, Settings(self)
         self.stop_reason, self.exception = None, None
         self._fitting = True
         try:
@@ -308,28 +322,37 @@ class Trainer(Generic[Model]):
             max_steps: Evaluate on no more than that many batches.
 
         Returns:
-            The weighted mean of each metric.
+            The weighted mean of each metric; those of averaged models as ``ema_...``.
 
         Raises:
             ArgumentError: If the Trainer has no `eval_fn`, or there is no loader.
             BatchError, FunctionError, MetricError: As `fit` does.
         """
+        training = self._training
         loader = self.test_loader if loader is None else loader
-        if self._eval_signature is None or loader is None:
+        if training.eval_signature is None or loader is None:
             raise ArgumentError(
-                "this Trainer has no eval_fn" if self._eval_signature is None else "there is no loader to evaluate on",
+                "this Trainer has no eval_fn",
                 expected="an eval_fn and a loader",
                 fix="make it with Trainer(model, optimizer, train_fn, train_loader, eval_fn, test_loader), "
                 "or call evaluate(model, eval_fn, loader)",
             )
         check_loader(loader, "loader")
         check_count(max_steps, "max_steps")
-        training = self._training
         training.events.fire("eval_begin")
-        metrics = loop.evaluate(
-            training.prepared, self._eval_signature, training.source("eval", loader), batch_axis=self.batch_axis,
-            device=self.device, hyper=self._hyper, progress=training.progress, max_steps=max_steps,
-        )  # fmt: skip
+        metrics: dict[str, float] = {}
+        for name, model in {"": training.prepared, **self.averaged}.items():
+            means = loop.evaluate(
+                model,
+                training.eval_signature,
+                training.source("eval", loader),
+                batch_axis=self.batch_axis,
+                device=self.device,
+                hyper=self._hyper,
+                progress=training.progress,
+                max_steps=max_steps,
+            )
+            metrics |= {f"{name}_{metric}" if name else metric: value for metric, value in means.items()}
         training.events.fire("eval_end")
         return metrics
 
@@ -357,8 +380,9 @@ class Trainer(Generic[Model]):
         train_signature = self._training.train_signature
         dependents = bind_schedules(self._callbacks, self, train_signature.names[1:])
         train_signature.check_hyper(self._hyper)
-        if self._eval_signature is not None:
-            self._eval_signature.check_hyper(self._eval_signature.select(self._hyper))
+        eval_signature = self._training.eval_signature
+        if eval_signature is not None:
+            eval_signature.check_hyper(eval_signature.select(self._hyper))
         return dependents
 
     def _goal(self, epochs: Any, steps: Any, eval_every: Any, max_eval_steps: Any) -> Goal:
@@ -375,25 +399,3 @@ class Trainer(Generic[Model]):
             eval_every=eval_every,
             max_eval_steps=max_eval_steps,
         )
-
-
-class _Settings:
-    """What a fit changes before its first step, so that a fit that never gets there leaves it as it was."""
-
-    def __init__(self, trainer: Trainer[Any]) -> None:
-        self.step = trainer.step
-        self._trainer = trainer
-        self._modes = modes_of(trainer.model)
-        self._hyper = dict(trainer.hyper)
-        self._groups = [
-            (group, {name: value for name, value in group.items() if name != "params"})
-            for optimizer in named(trainer.optimizer).values()
-            for group in getattr(optimizer, "param_groups", ())
-        ]
-
-    def restore(self) -> None:
-        restore_modes(self._modes)
-        self._trainer.hyper.clear()
-        self._trainer.hyper.update(self._hyper)
-        for group, values in self._groups:
-            group.update(values)

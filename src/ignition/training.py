@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ class Training:
     Args:
         trainer: What callbacks receive.
         train_signature: The train function.
+        eval_signature: The eval function, if there is one.
         device: Where model and batches are.
         progress: What a person sees.
         rules: How steps are taken.
@@ -71,12 +73,14 @@ class Training:
         self,
         trainer: Trainer[Any],
         train_signature: Signature,
+        eval_signature: Signature | None,
         device: torch.device,
         progress: Progress,
         rules: UpdateRules,
     ) -> None:
         self.trainer = trainer
         self.train_signature = train_signature
+        self.eval_signature = eval_signature
         self.device = device
         self.progress = progress
         self.rules = rules
@@ -272,6 +276,6 @@ def _plain(hyper: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in hyper.items():
         if isinstance(value, torch.Tensor) and value.numel() == 1:
             value = value.item()  # once a record: waits where it is on an accelerator
-        if isinstance(value, (int, float, str)) or value is None:
+        if isinstance(value, (numbers.Real, str)) or value is None:  # numpy's numbers are Real too
             plain[name] = value
     return plain

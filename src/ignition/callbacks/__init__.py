@@ -1,5 +1,6 @@
 """Callbacks that come with Ignition."""
 
+from ignition.callbacks.averaging import EMA, SWA
 from ignition.callbacks.base import Callback
 from ignition.callbacks.logging import CSVLogger
 from ignition.callbacks.lr_schedule import LRSchedule
@@ -10,6 +11,8 @@ from ignition.callbacks.stopping import EarlyStopping, TerminateOnNaN, TimeLimit
 from ignition.callbacks.warmup import Warmup
 
 __all__ = [
+    "EMA",
+    "SWA",
     "CSVLogger",
     "Callback",
     "CosineAnneal",

@@ -83,6 +83,10 @@ class Callback:
     def on_exception(self, trainer: Trainer[Any]) -> None:
         """When something was raised; it is ``trainer.exception``, and goes on after `on_train_end`."""
 
+    def averaged(self) -> dict[str, Any]:
+        """Models that it makes of the trainer's, by name: each is evaluated and saved beside the trainer's own."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of this callback. Nothing by default."""
         return {}

@@ -98,6 +98,7 @@ class LRSchedule(Callback):
             self.on_epoch_end = self._tick  # type: ignore[method-assign]
         elif every == "step":
             self.on_step_end = self._tick_after_step  # type: ignore[method-assign]
+            self.needs_updates = True
         else:
             self.on_record = self._tick  # type: ignore[method-assign]
 
@@ -149,8 +150,8 @@ class LRSchedule(Callback):
             self.scheduler.step(trainer.history.latest(self.monitor))
 
     def _tick_after_step(self, trainer: Trainer[Any]) -> None:
-        # The one place to pass over a step that the optimizer skipped (an overflow in fp16): return before the tick.
-        self._tick(trainer)
+        if trainer.updated(self.scheduler.optimizer):  # not where it left the step out, or an overflow did
+            self._tick(trainer)
 
 
 _LEFT_OUT = object()

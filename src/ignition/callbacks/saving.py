@@ -29,6 +29,7 @@ class SaveModel(Callback):
     model on any machine. With several models a ``.pt`` file holds ``{name: state dict}``, and a ``.safetensors`` file
     the keys "name.parameter" and the names as JSON under "models" in its metadata. A file is written beside, flushed
     to the disk and renamed: it is whole or not there. One of the same name is overwritten; folders are made.
+    Averages of the model that another callback keeps go beside it: ``best.ema.pt`` beside ``best.pt``.
 
     ``trainer.epoch`` is what counts, so the next fit counts on. With `best`, every record is looked at (so those of
     ``eval_every`` too), and compared with the best that this callback has seen, in earlier fits and before a resume
@@ -139,6 +140,8 @@ class SaveModel(Callback):
                 values[name] = self._latest(trainer, name)
         path = Path(_filled(self._parts, values))
         write_weights(trainer.model, path)
+        for name, averaged in trainer.averaged.items():
+            write_weights(averaged, path.with_suffix(f".{name}{path.suffix}"))
         self.last_path = path
 
     def _latest(self, trainer: Trainer[Any], name: str) -> float:
@@ -178,11 +181,13 @@ def _checked_filename(filename: Any) -> str:
     text = os.fspath(filename) if isinstance(filename, (str, os.PathLike)) else None
     if not isinstance(text, str):
         raise ArgumentError(f"SaveModel got a {type(filename).__name__} as its file name", "a path")
-    if Path(text).suffix not in ENDINGS:
+    ending = Path(text).suffix
+    if ending not in ENDINGS:
+        stem = text if "}" in ending else text.removesuffix(ending)
         raise ArgumentError(
             f"SaveModel got the file name {text!r}",
             f"a name that ends in {' or '.join(ENDINGS)}",
-            f"for example {Path(text).with_suffix('.pt')}" if Path(text).name.strip(".") else None,
+            f"for example {stem + '.pt'!r}" if Path(stem).name.strip(".") else None,
         )
     return text
 

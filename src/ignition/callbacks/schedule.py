@@ -131,7 +131,7 @@ class Schedule(Callback):
         """All that `bind` checks and finds out, with nothing changed yet."""
         known = self._seen and (self._trainer is None or self._trainer() is trainer)
         ended = trainer.epoch - 1 if trainer.epoch_open else trainer.epoch
-        start_epoch, start_step = (self._start_epoch, self._start_step) if known else (ended, trainer.step)
+        start_epoch, start_step = (self._start_epoch, self._start_step) if known else (ended, trainer.updates)
         shares = self._shares if known else []
         chosen = self._chosen_optimizer(trainer, parameters)
         targets: set[tuple[str | int, ...]]
@@ -145,7 +145,7 @@ class Schedule(Callback):
             groups = self._groups(optimizer)
             targets = {("optimizer", chosen, first + index, self.name) for index in range(len(groups))}
             shares = shares or self._first_of_groups([float(group[self.name]) for group in groups])
-        value = self._value(ended + 1 - start_epoch, trainer.step + 1 - start_step, _reference(shares))
+        value = self._value(ended + 1 - start_epoch, trainer.updates + 1 - start_step, _reference(shares))
         return _Binding(optimizer, frozenset(targets), shares, start_epoch, start_step, value)
 
     def _commit(self, trainer: Trainer[Any], binding: _Binding) -> None:
@@ -175,7 +175,7 @@ class Schedule(Callback):
         self._shares = [float(share) for share in state.get("shares", [])]
 
     def _apply(self, trainer: Trainer[Any]) -> None:
-        epochs, steps = trainer.epoch - self._start_epoch, trainer.step - self._start_step + 1
+        epochs, steps = trainer.epoch - self._start_epoch, trainer.updates - self._start_step + 1
         value = self._value(epochs, steps, _reference(self._shares))
         if value is not None:
             self._write(trainer, value)

@@ -186,9 +186,9 @@ class TerminateOnNaN(Callback):
         for name, value in trainer.batch_metrics.items():
             if self.metrics is not None and self.metrics.isdisjoint((name, f"train_{name}")):
                 continue
+            number = value.item() if isinstance(value, Tensor) else value  # waits for an accelerator
             # An object that is a metric itself has no value yet: its record has.
-            number = float(value) if isinstance(value, (float, int, Tensor)) else 0.0  # waits for an accelerator
-            if not math.isfinite(number):
+            if isinstance(number, (float, int)) and not math.isfinite(number):
                 raise _not_finite(name, number, f"in step {trainer.step + 1} (epoch {trainer.epoch})")
 
     def on_record(self, trainer: Trainer[Any]) -> None:

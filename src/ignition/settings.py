@@ -1,0 +1,36 @@
+"""What a fit changes before its first step, kept so that it can be put back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ignition.modes import modes_of, restore_modes
+from ignition.structure import named
+
+if TYPE_CHECKING:
+    from ignition.trainer import Trainer
+
+__all__ = ["Settings"]
+
+
+class Settings:
+    """What a fit changes before its first step, so that a fit that never gets there leaves it as it was."""
+
+    def __init__(self, trainer: Trainer[Any]) -> None:
+        self.step = trainer.step
+        self._trainer = trainer
+        self._modes = modes_of(trainer.model)
+        self._hyper = dict(trainer.hyper)
+        self._groups = [
+            (group, {name: value for name, value in group.items() if name != "params"})
+            for optimizer in named(trainer.optimizer).values()
+            for group in getattr(optimizer, "param_groups", ())
+        ]
+
+    def restore(self) -> None:
+        """Puts modes, hyperparameters and the values of the optimizers' groups back."""
+        restore_modes(self._modes)
+        self._trainer.hyper.clear()
+        self._trainer.hyper.update(self._hyper)
+        for group, values in self._groups:
+            group.update(values)
