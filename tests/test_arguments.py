@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ignition.arguments import (
     check_batch_axis,
     check_count,
+    check_hyper,
     check_loader,
     check_model,
     check_not_empty,
@@ -157,3 +158,13 @@ def test_a_batch_axis_is_an_integer(axis):
 def test_nothing_else_is_a_batch_axis(axis):
     with pytest.raises(ArgumentError, match=r"(?s)^batch_axis=.*expected: an integer.*to do: "):
         check_batch_axis(axis)
+
+
+def test_hyperparameters_are_a_mapping():
+    check_hyper({"lambd": 1}, "hyper")
+
+
+@pytest.mark.parametrize("hyper", [None, 4.0, ["lambd"], "lambd", {"lambd"}])
+def test_nothing_else_is_hyperparameters(hyper):
+    with pytest.raises(ArgumentError, match=r"(?s)^hyper is .*expected: a dict.*to do: "):
+        check_hyper(hyper, "hyper")

@@ -21,8 +21,8 @@ ORDER = """
     metrics tensor_loader data signature modes notes optimizers predictions
     plots ranking records history progress weights
     callbacks.base callbacks.lr_schedule callbacks.schedule callbacks.warmup callbacks.schedules
-    callbacks.saving callbacks.stopping callbacks.logging callbacks
-    events steps passes training loop arguments evaluation trainer
+    callbacks.saving callbacks.stopping callbacks.averaging callbacks.logging callbacks
+    events steps passes training loop arguments evaluation settings trainer
     ignition
 """
 LAYERS = ORDER.split()

@@ -20,6 +20,7 @@ NAMES = [
     "History",
     "IgnitionError",
     "IgnitionWarning",
+    "TensorLoader",
     "Trainer",
     "accuracy",
     "callbacks",
@@ -46,10 +47,12 @@ CALLBACKS = [
     "Callback",
     "CosineAnneal",
     "CosineDecay",
+    "EMA",
     "EarlyStopping",
     "ExponentialDecay",
     "LRSchedule",
     "LinearDecay",
+    "SWA",
     "SaveModel",
     "Schedule",
     "StepDecay",
@@ -71,6 +74,7 @@ ERRORS = [
 ]
 
 TRAINER = [
+    "averaged",
     "batch_axis",
     "batch_metrics",
     "callbacks",
@@ -120,7 +124,15 @@ HISTORY = [
 ]
 
 CALLBACK = sorted(
-    [*(f"on_{event}" for event in EVENTS), "load_state_dict", "needs_updates", "order", "prepare", "state_dict"]
+    [
+        "averaged",
+        *(f"on_{event}" for event in EVENTS),
+        "load_state_dict",
+        "needs_updates",
+        "order",
+        "prepare",
+        "state_dict",
+    ]
 )
 
 SIGNATURES = {

@@ -144,7 +144,7 @@ def test_hyper_is_a_copy_of_what_it_was_set_to():
 def test_hyper_takes_a_dict(hyper):
     trainer = quiet(nothing, X)
     trainer.hyper = {"lambd": 1}
-    with pytest.raises(ArgumentError, match=r"(?s)trainer\.hyper was given .*expected: a dict.*to do: "):
+    with pytest.raises(ArgumentError, match=r"(?s)trainer\.hyper is .*expected: a dict.*to do: "):
         trainer.hyper = hyper
     assert trainer.hyper == {"lambd": 1}
 

@@ -12,6 +12,7 @@ from ignition.optimize import optimize
 from ignition.optimizers import set_lr
 from ignition.rng import seed_everything
 from ignition.steps import crossentropy_loss, evaluate_on_batch, fit_on_batch, predict_on_batch
+from ignition.tensor_loader import TensorLoader
 from ignition.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __all__ = [
     "History",
     "IgnitionError",
     "IgnitionWarning",
+    "TensorLoader",
     "Trainer",
     "accuracy",
     "callbacks",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from ignition.window import UpdateRules
 __all__ = [
     "check_batch_axis",
     "check_count",
+    "check_hyper",
     "check_loader",
     "check_model",
     "check_not_empty",
@@ -81,6 +82,16 @@ def eval_signature(eval_fn: Any, test_loader: Any) -> Signature | None:
         given = "a test_loader and no eval_fn" if signature is None else "an eval_fn and no test_loader"
         raise ArgumentError(f"there is {given}", expected="both, or neither", fix=_ORDER)
     return signature
+
+
+def check_hyper(hyper: Any, name: str) -> None:
+    """Raises ArgumentError if `hyper` is no mapping."""
+    if not isinstance(hyper, Mapping):
+        raise ArgumentError(
+            f"{name} is {_what(hyper)}",
+            expected="a dict of hyperparameters by name",
+            fix=f'for example {name} = {{"lambd": 4.0}}',
+        )
 
 
 def check_count(count: Any, name: str) -> None:

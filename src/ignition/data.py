@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ignition.device import tensors_in
 from ignition.errors import BatchError
-from ignition.keyed import KeyedLoader
+from ignition.keyed import KeyedLoader, can_be_keyed
+from ignition.tensor_loader import KeyedTensors, TensorLoader
 
-__all__ = ["WHOLE", "Shard", "batch_weight", "describe_batch", "items_of", "iterate", "length_of"]
+__all__ = ["WHOLE", "Shard", "batch_weight", "describe_batch", "items_of", "iterate", "length_of", "rekeyed"]
 
 
 class Shard(NamedTuple):
@@ -28,7 +29,7 @@ WHOLE = Shard(0, 1)
 def iterate(loader: Iterable[Any], epoch: int = 1, start: int = 0, shard: Shard = WHOLE) -> Iterator[Any]:
     """The batches of one epoch: the one way through any loader.
 
-    A `KeyedLoader` draws the order and the randomness of each batch from its seed, `epoch` and the batch's
+    One of `rekeyed` draws the order and the randomness of each batch from its seed, `epoch` and the batch's
     place, and loads none of the batches before `start`. Everything else is iterated as it is, as a loop
     written by hand would, and what comes before `start` or belongs to other shards is read and left.
 
@@ -38,11 +39,24 @@ def iterate(loader: Iterable[Any], epoch: int = 1, start: int = 0, shard: Shard 
         start: How many of this shard's batches to pass over.
         shard: Which of the batches: number ``rank``, ``rank + size``, ...
     """
-    if isinstance(loader, KeyedLoader):
+    if isinstance(loader, (KeyedLoader, KeyedTensors)):
         return loader.iterate(epoch, start, shard.rank, shard.size)
     if start == 0 and shard.size == 1:
         return iter(loader)
     return islice(iter(loader), start * shard.size + shard.rank, None, shard.size)
+
+
+def rekeyed(loader: Any, seed: int, purpose: str) -> Any:
+    """A DataLoader or TensorLoader as one that reads by key; any other loader as it is.
+
+    Args:
+        loader: The user's loader, which is left as it is.
+        seed: The seed of the run.
+        purpose: Keeps apart what is read for different ends, such as training and evaluation.
+    """
+    if isinstance(loader, TensorLoader):
+        return KeyedTensors(loader, seed, purpose)
+    return KeyedLoader(loader, seed, purpose) if can_be_keyed(loader) else loader
 
 
 def length_of(loader: Any) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ignition import loop
-from ignition.arguments import check_batch_axis, check_count, check_loader, check_model
+from ignition.arguments import check_batch_axis, check_count, check_hyper, check_loader, check_model
 from ignition.device import as_device, device_of
 from ignition.progress import Progress
 from ignition.signature import Signature
@@ -64,6 +64,7 @@ def evaluate(
     check_batch_axis(batch_axis)
     check_count(max_steps, "max_steps")
     hyper = {} if hyper is None else hyper
+    check_hyper(hyper, "hyper")
     signature.check_hyper(signature.select(hyper))
     return loop.evaluate(
         model,

@@ -11,6 +11,7 @@ from ignition import loop
 from ignition.arguments import (
     check_batch_axis,
     check_count,
+    check_hyper,
     check_loader,
     check_model,
     check_not_empty,
@@ -190,12 +191,7 @@ class Trainer(Generic[Model]):
 
     @hyper.setter
     def hyper(self, hyper: Mapping[str, Any]) -> None:
-        if not isinstance(hyper, Mapping):
-            raise ArgumentError(
-                f"trainer.hyper was given {type(hyper).__name__}",
-                expected="a dict of hyperparameters by name",
-                fix='for example trainer.hyper = {"lambd": 4.0}',
-            )
+        check_hyper(hyper, "trainer.hyper")
         check_names(hyper)
         hyper = dict(hyper)
         self._hyper.clear()  # the same object, since the loop holds it
@@ -236,7 +232,9 @@ class Trainer(Generic[Model]):
         def add(function: F) -> F:
             if not callable(function):
                 raise ArgumentError(
-                    f'@trainer.on("{event}") was given {type(function).__name__}', expected="a function of the trainer"
+                    f'@trainer.on("{event}") was given {type(function).__name__}',
+                    expected="a function of the trainer",
+                    fix="put @trainer.on(...) above a function, and a Callback into trainer.callbacks",
                 )
             self._functions.append((event, function))
             return function

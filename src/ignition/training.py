@@ -13,10 +13,9 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from ignition.data import iterate, length_of
+from ignition.data import iterate, length_of, rekeyed
 from ignition.errors import IgnitionWarning, OptimizerError
 from ignition.events import Events
-from ignition.keyed import KeyedLoader, can_be_keyed
 from ignition.metrics import Means
 from ignition.optimizers import learning_rates
 from ignition.passes import Pass, looking_ahead
@@ -92,7 +91,7 @@ class Training:
         self.open_pass: Pass | None = None
         self.steps_unchecked = True
         self.step_dependents: list[str] = []  # what would go wrong in silence if the wrong optimizer stepped
-        self._keyed: dict[str, tuple[Any, KeyedLoader]] = {}
+        self._keyed: dict[str, tuple[Any, Any]] = {}
         self._scales: dict[str, Any] = {}
         self._seconds = 0.0
         self._since: float | None = None
@@ -198,12 +197,11 @@ class Training:
 
     def source(self, purpose: str, loader: Any) -> Any:
         """The loader as it is read: by key under a seed, else the user's own."""
-        seed = self.trainer.seed
-        if seed is None or not can_be_keyed(loader):
+        if self.trainer.seed is None:
             return loader
         known = self._keyed.get(purpose)
-        if known is None or known[0] is not loader:  # kept, so that persistent workers are
-            known = self._keyed[purpose] = (loader, KeyedLoader(loader, seed, purpose))
+        if known is None or known[0] is not loader:  # kept from epoch to epoch, so that persistent workers are
+            known = self._keyed[purpose] = (loader, rekeyed(loader, self.trainer.seed, purpose))
         return known[1]
 
     def _set_hooks(self, this: Pass) -> None:
