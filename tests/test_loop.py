@@ -363,6 +363,26 @@ def test_a_fit_that_goes_on_inside_an_epoch_begins_no_second_one():
     assert (seen.count("epoch_begin"), seen.count("epoch_end"), seen.count("train_end")) == (1, 1, 2)
 
 
+@pytest.mark.parametrize(
+    ("fits", "bars"),
+    [
+        ([{"epochs": 2}], [(0, 3), (0, 3)]),
+        ([{"steps": 5}], [(0, 3), (0, 2)]),
+        ([{"steps": 2}, {"steps": 2}], [(0, 2), (2, 3), (0, 1)]),
+        ([{"steps": 2}, {"epochs": 1}], [(0, 2), (2, 3)]),
+    ],
+)
+def test_a_bar_goes_from_where_the_epoch_stands_to_where_it_or_the_fit_ends(fits, bars, monkeypatch):
+    begun = []
+    monkeypatch.setattr(
+        "ignition.progress.Progress.begin", lambda self, name, total, done=0: begun.append((done, total))
+    )
+    trainer = quiet(nothing, numbered(1, 1, 1))
+    for goal in fits:
+        trainer.fit(**goal)
+    assert begun == bars
+
+
 # What is raised
 
 

@@ -99,6 +99,7 @@ TRAINER = [
     "test_loader",
     "train_fn",
     "train_loader",
+    "training_batches",
     "updated",
     "updates",
 ]

@@ -6,9 +6,11 @@ import weakref
 
 import pytest
 import torch
+from fake_device import Accelerator
 
 from ignition import Trainer, evaluate, optimize, predict
 from ignition.callbacks import Callback, CSVLogger, EarlyStopping, LinearDecay, SaveModel, TimeLimit
+from ignition.progress import Progress
 
 STEPS = 200
 
@@ -142,3 +144,38 @@ def test_no_graph_is_alive_when_the_next_call_begins(settings):
     batches = [(torch.randn(8, 4), torch.randint(3, (8,))) for _ in range(8)]
     Trainer(layer, optimizer, train_fn, batches, progress=False, **settings).fit(epochs=1)
     assert len(alive) == 8
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_between_two_redraws_no_metric_on_an_accelerator_is_read(kind, monkeypatch):
+    with Accelerator() as accelerator:
+        waits_at_calls, draws = [], []
+        monkeypatch.setattr(Progress, "begin", lambda self, *args: setattr(self, "next_draw", 0.0))
+        monkeypatch.setattr(Progress, "draw", lambda self, now, done, means: draws.append((done, accelerator.waits)))
+
+        def function(model, x, y):
+            waits_at_calls.append(accelerator.waits)
+            loss = accelerator.tensor(float(len(waits_at_calls)))
+            return {"loss": loss, "tokens": (loss, accelerator.tensor(3)), "pair": (0.5, accelerator.tensor(2))}
+
+        batches = Batches(30)
+        if kind == "train":
+            trainer = Trainer(torch.nn.Linear(1, 1), None, function, batches, progress=False)
+            trainer.fit(epochs=1)
+        else:
+            evaluate(torch.nn.Linear(1, 1), function, batches, progress=False)
+        # A redraw after each batch here: it reads once for all metrics, and nothing else reads at all.
+        first = 2 if kind == "train" else 1  # the first step of a fit is looked at alone, without a redraw
+        assert draws == [(done, done - first + 1) for done in range(first, 31)]
+        assert waits_at_calls == [0] * (first - 1) + list(range(31 - first))
+
+
+def test_without_a_bar_metrics_on_an_accelerator_are_read_once_an_epoch():
+    with Accelerator() as accelerator:
+
+        def train_fn(model, x, y):
+            return {"loss": accelerator.tensor(1.0), "acc": accelerator.tensor(0.5)}
+
+        trainer = Trainer(torch.nn.Linear(1, 1), None, train_fn, Batches(30), progress=False)
+        trainer.fit(epochs=3)
+        assert accelerator.waits == 3

@@ -223,6 +223,21 @@ def test_a_schedule_has_set_its_value_before_other_callbacks_look():
     assert seen == [4, 3, 2, 1]
 
 
+def test_a_schedule_moves_what_the_train_function_takes_by_name_alone():
+    seen = []
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+
+    def train_fn(*batch, momentum):
+        seen.append(momentum)
+        optimizer.step()
+
+    trainer = quiet(train_fn, X, optimizer=optimizer)
+    trainer.callbacks = [LinearDecay("momentum", 4, 1, max_epochs=4)]
+    trainer.fit(epochs=2)
+    assert seen == [4, 3]
+    assert optimizer.param_groups[0]["momentum"] == 0.9
+
+
 def test_functions_added_by_on_survive_an_assignment_of_callbacks():
     seen = []
     trainer = quiet(nothing, X)

@@ -114,7 +114,9 @@ def _train_epoch(training: Training, goal: Goal) -> None:
     this = training.open_pass or training.begin_epoch()
     training_mode(training.prepared)
     meet_first_batch(this, training.train_signature, training.device)
-    progress.begin(goal.epoch_name(position.epoch), at_most(this.length, goal.last_step), position.batch)
+    left = None if goal.last_step is None else (goal.last_step - position.step) * training.rules.accumulate
+    last = None if left is None else position.batch + left
+    progress.begin(goal.epoch_name(position.epoch), at_most(this.length, last), position.batch)
     ended = False
     while not ended and not this.stopped and position.step != goal.last_step:
         ended = _run_until_due(training, this, goal.steps_until_due(position.step))

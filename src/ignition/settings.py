@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from ignition.modes import modes_of, restore_modes
 from ignition.structure import named
 
@@ -22,7 +24,7 @@ class Settings:
         self._modes = modes_of(trainer.model)
         self._hyper = dict(trainer.hyper)
         self._groups = [
-            (group, {name: value for name, value in group.items() if name != "params"})
+            (group, {name: _copied(value) for name, value in group.items() if name != "params"})
             for optimizer in named(trainer.optimizer).values()
             for group in getattr(optimizer, "param_groups", ())
         ]
@@ -33,4 +35,12 @@ class Settings:
         self._trainer.hyper.clear()
         self._trainer.hyper.update(self._hyper)
         for group, values in self._groups:
-            group.update(values)
+            for name, value in values.items():
+                if isinstance(value, Tensor) and isinstance(group.get(name), Tensor):
+                    group[name].copy_(value)  # in place: a captured or compiled step reads this very tensor
+                else:
+                    group[name] = value
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value

@@ -376,7 +376,7 @@ class Trainer(Generic[Model]):
         if self.test_loader is not None:
             check_not_empty(self.test_loader, "test_loader")
         train_signature = self._training.train_signature
-        dependents = bind_schedules(self._callbacks, self, train_signature.names[1:])
+        dependents = bind_schedules(self._callbacks, self, train_signature.hyper_names)
         train_signature.check_hyper(self._hyper)
         eval_signature = self._training.eval_signature
         if eval_signature is not None:

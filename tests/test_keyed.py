@@ -1,0 +1,582 @@
+import gc
+import multiprocessing
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    StackDataset,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+    default_collate,
+    get_worker_info,
+)
+
+from ignition.keyed import KeyedLoader, can_be_keyed
+from ignition.rng import capture, seed_everything
+
+
+def noise():
+    """A number of each generator that a data set may draw from."""
+    return [random.random(), np.random.rand(), torch.rand(()).item()]
+
+
+class Noisy(Dataset):
+    """13 samples, each its number and noise."""
+
+    def __init__(self, size=13):
+        self.size = size
+        self.loaded = []
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        self.loaded.append(index)
+        return index, noise()
+
+
+class NoisyTogether(Noisy):
+    """The same, loaded many at once, with noise that they have in common."""
+
+    def __getitems__(self, indices):
+        self.loaded += indices
+        common = noise()
+        return [(index, [*noise(), *common]) for index in indices]
+
+
+def noisy_collate(samples):
+    return *default_collate(samples), torch.tensor(noise(), dtype=torch.float64)
+
+
+def plain(batch):
+    """A batch as numbers that can be compared."""
+    if isinstance(batch, torch.Tensor):
+        return batch.tolist()
+    return [plain(item) for item in batch] if isinstance(batch, (tuple, list)) else batch
+
+
+def read(loader, epoch=1, start=0, index=0, count=1):
+    return [plain(batch) for batch in loader.iterate(epoch, start, index, count)]
+
+
+def keyed(dataset=None, seed=3, purpose="train", **settings):
+    settings = {"batch_size": 4, "shuffle": True} | settings
+    return KeyedLoader(DataLoader(dataset or Noisy(), **settings), seed, purpose)
+
+
+def numbers(batches):
+    """The numbers of the samples in some batches."""
+    return [number for batch in batches for number in batch[0]]
+
+
+WITH_WORKERS = [
+    {"num_workers": 1},
+    {"num_workers": 2, "prefetch_factor": 1},
+    {"num_workers": 2, "persistent_workers": True},
+]
+
+
+@pytest.fixture(autouse=True)
+def no_process_left():
+    yield
+    gc.collect()  # with its loader, a worker ends
+    assert multiprocessing.active_children() == []
+
+
+# The same batches wherever one starts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", WITH_WORKERS, ids=["one", "two", "persistent"])
+@pytest.mark.parametrize("kind", [Noisy, NoisyTogether])
+@pytest.mark.parametrize("collate", [None, noisy_collate])
+def test_the_number_of_workers_changes_nothing(settings, kind, collate):
+    alone = keyed(kind(), collate_fn=collate)
+    loader = keyed(kind(), collate_fn=collate, timeout=60, **settings)
+    assert read(loader) == read(alone)
+    assert read(loader, epoch=2, start=1) == read(alone, epoch=2)[1:]
+
+
+def test_a_worker_changes_nothing():
+    assert read(keyed(num_workers=1, timeout=60, collate_fn=noisy_collate)) == read(keyed(collate_fn=noisy_collate))
+
+
+@pytest.mark.parametrize("kind", [Noisy, NoisyTogether])
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 9])
+def test_from_any_start_exactly_the_rest_is_read(kind, start):
+    dataset = kind()
+    loader = keyed(dataset, collate_fn=noisy_collate)
+    whole = read(loader)
+    dataset.loaded.clear()
+    assert read(loader, start=start) == whole[start:]
+    assert dataset.loaded == numbers(whole[start:])
+
+
+def test_a_batch_does_not_depend_on_what_the_process_draws():
+    expected = read(keyed())
+    seed_everything(99)
+    batches = []
+    for batch in keyed().iterate(1, 0, 0, 1):
+        batches.append(plain(batch))
+        noise()
+    assert batches == expected
+
+
+def test_an_epoch_can_be_read_again():
+    loader = keyed()
+    expected = read(loader, epoch=2)
+    read(loader, epoch=5)
+    assert read(loader, epoch=2) == expected
+
+
+def test_two_readings_at_once_do_not_disturb_each_other():
+    loader = keyed()
+    expected = list(zip(read(loader, 1), read(loader, 2), strict=True))
+    together = zip(loader.iterate(1, 0, 0, 1), loader.iterate(2, 0, 0, 1), strict=True)
+    assert [(plain(a), plain(b)) for a, b in together] == expected
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: read(keyed(), epoch=2),
+        lambda: read(keyed(seed=4)),
+        lambda: read(keyed(purpose="eval")),
+    ],
+    ids=["epoch", "seed", "purpose"],
+)
+def test_another_key_gives_another_order_and_other_noise(other):
+    ours, others = read(keyed()), other()
+    assert numbers(ours) != numbers(others)
+    assert sorted(numbers(ours)) == sorted(numbers(others)) == list(range(13))
+    noise_of = {tuple(row) for batch in (*ours, *others) for row in zip(*batch[1], strict=True)}
+    assert len(noise_of) == 26
+
+
+def test_the_noise_differs_from_batch_to_batch_and_from_sample_to_sample():
+    rows = [row for batch in read(keyed(shuffle=False)) for row in zip(*batch[1], strict=True)]
+    for column in zip(*rows, strict=True):
+        assert len(set(column)) == 13
+
+
+def test_without_shuffling_the_order_is_that_of_the_data():
+    assert numbers(read(keyed(shuffle=False), epoch=4)) == list(range(13))
+
+
+def test_the_order_spreads_over_all_places():
+    first = {numbers(read(keyed(), epoch=epoch))[0] for epoch in range(1, 101)}
+    assert first == set(range(13))  # 13 (12/13)**100 = 0.4 % of fair seeds miss one
+
+
+def test_without_a_place_the_first_epoch_is_read():
+    loader = keyed()
+    assert [plain(batch) for batch in loader] == read(loader, epoch=1)
+
+
+# What the process itself draws
+
+
+class Drawing(Sampler):
+    """An order drawn from all global generators, some of it between the items."""
+
+    def __init__(self, size=13):
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+    def __iter__(self):
+        order = np.random.permutation(self.size).tolist()
+        random.shuffle(order)
+        while order:
+            yield order.pop(torch.randint(len(order), ()).item())
+
+
+class DrawingBatches(Sampler):
+    """Batches of sizes that are drawn too."""
+
+    def __len__(self):
+        return 6
+
+    def __iter__(self):
+        order = np.random.permutation(13).tolist()
+        while order:
+            size = random.randint(1, 4)
+            yield order[:size]
+            order = order[size:]
+
+
+class Random(RandomSampler):
+    """Torch's own, under another name."""
+
+
+SAMPLERS = {
+    "in order": {"shuffle": False},
+    "shuffled": {"shuffle": True},
+    "shuffled by a generator": {"shuffle": True, "generator": torch.Generator()},
+    "without batches": {"batch_size": None},
+    "last dropped": {"drop_last": True},
+    "random": {"shuffle": False, "sampler": RandomSampler(range(13), replacement=True, num_samples=20)},
+    "subset": {"shuffle": False, "sampler": SubsetRandomSampler(range(3, 10))},
+    "weighted": {"shuffle": False, "sampler": WeightedRandomSampler([1.0] * 6 + [9.0] * 7, 20)},
+    "derived": {"shuffle": False, "sampler": Random(range(13))},
+    "derived with a generator": {"shuffle": False, "sampler": Random(range(13), generator=torch.Generator())},
+    "drawing": {"shuffle": False, "sampler": Drawing()},
+    "drawing without batches": {"shuffle": False, "sampler": Drawing(), "batch_size": None},
+    "distributed": {"shuffle": False, "sampler": DistributedSampler(range(13), num_replicas=2, rank=1)},
+    "a list": {"shuffle": False, "sampler": [3, 1, 4, 1, 5, 9, 2]},
+    "batches": {"batch_sampler": BatchSampler(Drawing(), 3, drop_last=True)},
+    "batches of a generator": {"batch_sampler": BatchSampler(Random(range(13), generator=torch.Generator()), 3, True)},
+    "drawing batches": {"batch_sampler": DrawingBatches()},
+    "a list of batches": {"batch_sampler": [[1, 2], [3], [4, 5, 6]]},
+    "batches as samples": {"batch_size": None, "sampler": BatchSampler(RandomSampler(range(13)), 3, drop_last=False)},
+}
+
+
+class NoisyTensors(Noisy):
+    """Takes a list of numbers too."""
+
+    def __getitem__(self, index):
+        return np.atleast_1d(index).tolist(), noise()
+
+
+def with_sampler(name):
+    settings = dict(SAMPLERS[name])
+    if "batch_sampler" not in settings:
+        settings = {"batch_size": 4, "shuffle": settings.get("sampler") is None} | settings
+    return DataLoader(NoisyTensors() if settings.get("batch_size", 1) is None else Noisy(), **settings)
+
+
+def states():
+    """The states of all generators, so that two of them can be compared bit for bit."""
+    state = capture()
+    kind, words, *rest = state["numpy"]
+    return state["python"], (kind, words.tobytes(), *rest), state["torch"].numpy().tobytes()
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_generators_of_the_process_are_left_alone(name):
+    random.gauss(0, 1)  # which keeps a second number for later
+    np.random.standard_normal()
+    loader = KeyedLoader(with_sampler(name), seed=3)
+    before = states()
+    for _ in loader.iterate(1, 1, 0, 1):
+        assert states() == before
+    assert states() == before
+
+
+def test_workers_leave_the_generators_of_the_process_alone():
+    loader = KeyedLoader(DataLoader(Noisy(), sampler=Drawing(), batch_size=4, num_workers=1, timeout=60), seed=3)
+    before = states()
+    for _ in loader.iterate(1, 0, 0, 1):
+        assert states() == before
+    assert states() == before
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_any_sampler_gives_the_same_order_from_any_start(name):
+    whole = read(KeyedLoader(with_sampler(name), seed=3), epoch=2)
+    noise()
+    loader = KeyedLoader(with_sampler(name), seed=3)
+    for start in (len(whole), 2, 1, 0):
+        assert read(loader, epoch=2, start=start) == whole[start:]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_any_sampler_that_draws_gives_another_order_in_another_epoch(name):
+    loader = KeyedLoader(with_sampler(name), seed=3)
+    same_order = numbers(read(loader, epoch=1)) == numbers(read(loader, epoch=2))
+    assert same_order == (name in ("in order", "a list", "a list of batches"))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_any_sampler_gives_samples_as_it_does_without_a_key(name):
+    plain_loader = with_sampler(name)
+    theirs, ours = [plain(batch) for batch in plain_loader], read(KeyedLoader(plain_loader, seed=3))
+    if name not in ("random", "weighted", "last dropped", "batches", "batches of a generator"):  # other samples each time
+        assert sorted(numbers(ours), key=str) == sorted(numbers(theirs), key=str)
+    if name != "drawing batches":
+        assert [len(batch[0]) if isinstance(batch[0], list) else 1 for batch in ours] == [
+            len(batch[0]) if isinstance(batch[0], list) else 1 for batch in theirs
+        ]
+
+
+def test_weights_are_kept():
+    drawn = numbers(read(KeyedLoader(DataLoader(Noisy(2), sampler=WeightedRandomSampler([0.0, 1.0], 50)), seed=3)))
+    assert drawn == [1] * 50
+
+
+class Counting(Sampler):
+    """Knows its epoch by `set_epoch` alone."""
+
+    epoch = None
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return 3
+
+    def __iter__(self):
+        return iter([self.epoch] * 3)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"sampler": Counting(), "batch_size": None}, {"sampler": Counting(), "batch_size": 2}, {"sampler": Counting()}],
+)
+def test_a_sampler_is_told_the_epoch(settings):
+    loader = KeyedLoader(DataLoader(range(9), **settings), seed=0)
+    for epoch in (1, 3):
+        assert {number for batch in read(loader, epoch) for number in np.atleast_1d(batch)} == {epoch - 1}
+
+
+def test_a_distributed_sampler_is_told_the_epoch_and_left_alone():
+    loader = with_sampler("distributed")
+    sampler = DistributedSampler(range(13), num_replicas=2, rank=1)
+    sampler.set_epoch(4)
+    assert numbers(read(KeyedLoader(loader, seed=0), epoch=5)) == list(sampler)
+    assert loader.sampler.epoch == 0
+
+
+# Shards
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_shards_interleave_to_the_whole(name, count):
+    loader = KeyedLoader(with_sampler(name), seed=3)
+    whole = read(loader, epoch=2)
+    for index in range(count):
+        assert read(loader, 2, 0, index, count) == whole[index::count]
+        assert read(loader, 2, 1, index, count) == whole[index::count][1:]
+
+
+def test_a_shard_loads_its_own_batches_alone():
+    dataset = Noisy()
+    assert dataset.loaded == []
+    shard = read(keyed(dataset), 1, 1, 1, 2)
+    assert dataset.loaded == numbers(shard)
+
+
+# What stays as the user made it
+
+
+class Doubling(DataLoader):
+    """Gives each batch twice, and says so."""
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            yield batch[0]
+            yield batch[0]
+
+    def __len__(self):
+        return 2 * super().__len__()
+
+
+def test_an_iteration_of_the_users_own_is_kept():
+    loader = KeyedLoader(Doubling(Noisy(), batch_size=4, shuffle=True), seed=3)
+    once = [batch[0] for batch in read(keyed())]
+    twice = [batch for batch in once for _ in range(2)]
+    assert read(loader) == twice
+    assert len(loader) == len(twice)
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 5])
+@pytest.mark.parametrize(("index", "count"), [(0, 1), (1, 2), (2, 3)])
+def test_an_iteration_of_the_users_own_has_its_place_too(start, index, count):
+    loader = KeyedLoader(Doubling(Noisy(), batch_size=4, shuffle=True), seed=3)
+    assert read(loader, 2, start, index, count) == read(loader, 2)[index::count][start:]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_length_is_that_of_the_users_loader(name):
+    loader = with_sampler(name)
+    ours = KeyedLoader(loader, seed=3)
+    ours.iterate(1, 2, 1, 2)
+    assert len(ours) == len(loader)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_users_loader_is_left_alone(name):
+    loader = with_sampler(name)
+    sampler, generator = loader.sampler, loader.generator
+    kept = [dict(vars(thing)) for thing in (loader, sampler, loader.batch_sampler) if hasattr(thing, "__dict__")]
+    states_before = [g.get_state() for g in (generator, getattr(sampler, "generator", None)) if g is not None]
+    ours = KeyedLoader(loader, seed=3)
+    for epoch in (1, 2):
+        read(ours, epoch, start=1)
+    assert kept == [
+        dict(vars(thing)) for thing in (loader, loader.sampler, loader.batch_sampler) if hasattr(thing, "__dict__")
+    ]
+    for g, state in zip((g for g in (generator, getattr(sampler, "generator", None)) if g is not None), states_before):
+        assert torch.equal(g.get_state(), state)
+
+
+def test_the_users_loader_can_be_read_in_between():
+    loader = DataLoader(Noisy(), batch_size=4, shuffle=True)
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)
+    expected = [plain(batch) for batch in loader]
+    ours = KeyedLoader(loader, seed=3).iterate(1, 0, 0, 1)
+    next(ours)
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)
+    theirs = iter(loader)
+    batches = []
+    for _ in range(4):
+        batches.append(plain(next(theirs)))
+        next(ours, None)
+    assert batches == expected
+
+
+def test_the_settings_of_a_loader_can_be_read():
+    loader = keyed(drop_last=True)
+    assert (loader.batch_size, loader.drop_last, loader.num_workers, loader.pin_memory) == (4, True, 0, False)
+    assert loader.dataset.size == 13
+    assert len(loader.dataset) == 13
+    assert loader.batch_sampler.batch_size == 4
+    with pytest.raises(AttributeError):
+        loader.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        list(range(13)),
+        TensorDataset(torch.arange(13)),
+        Subset(list(range(20)), range(13)),
+        StackDataset(a=list(range(13)), b=list(range(13))),
+        dict(zip(range(13), "abcdefghijklm", strict=True)),
+    ],
+    ids=["list", "tensors", "subset", "stack", "dict"],
+)
+def test_any_data_set_with_indices_is_read(dataset):
+    theirs = [str(batch) for batch in DataLoader(dataset, batch_size=4)]
+    assert [str(batch) for batch in keyed(dataset, shuffle=False)] == theirs
+
+
+def test_a_sample_may_be_converted_and_not_collated():
+    loader = keyed([{"x": np.arange(2), "name": "a"}], batch_size=None, shuffle=False)
+    (sample,) = loader
+    assert torch.equal(sample["x"], torch.arange(2))
+    assert sample["name"] == "a"
+
+
+class Broken(Noisy):
+    def __getitem__(self, index):
+        noise()
+        raise LookupError(f"no scan {index}")
+
+
+def test_an_error_of_the_data_set_comes_out_and_the_generators_are_put_back():
+    before = states()
+    with pytest.raises(LookupError, match="no scan 0"):
+        read(keyed(Broken(), shuffle=False))
+    assert states() == before
+
+
+def test_an_error_in_a_worker_comes_out():
+    with pytest.raises(LookupError, match="no scan 0"):
+        read(keyed(Broken(), shuffle=False, num_workers=1, timeout=60))
+
+
+class Opened(Dataset):
+    """Reads from what each worker opens for itself."""
+
+    file = None
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return self.file[index] + get_worker_info().dataset.offset
+
+    offset = 100
+
+
+def open_file(worker):
+    """What a worker_init_fn often does: reads and sets attributes of the worker's data set."""
+    dataset = get_worker_info().dataset
+    dataset.file = [10 * index for index in range(len(dataset))]
+    dataset.offset += worker * 0 + dataset.offset
+
+
+def test_a_worker_can_change_its_data_set():
+    dataset = Opened()
+    loader = keyed(dataset, shuffle=False, num_workers=1, timeout=60, worker_init_fn=open_file)
+    assert read(loader) == [[200, 210, 220, 230], [240, 250]]
+    assert dataset.file is None
+
+
+class Mixing(Noisy):
+    """Adds another sample to each, found by way of the worker's data set, as mixup does."""
+
+    def __getitem__(self, index):
+        info = get_worker_info()
+        if info is None or index >= 100:
+            return index % 100
+        return index + 10 * info.dataset[100 + (index + 1) % 13]
+
+
+def test_a_worker_can_read_other_samples():
+    loader = keyed(Mixing(), shuffle=False, batch_size=13, num_workers=1, timeout=60)
+    assert read(loader) == [[index + 10 * ((index + 1) % 13) for index in range(13)]]
+
+
+@pytest.mark.slow
+def test_workers_may_be_started_anew():
+    alone = read(keyed())
+    assert read(keyed(num_workers=1, timeout=60, multiprocessing_context="spawn")) == alone
+
+
+@pytest.mark.slow
+def test_persistent_workers_persist_and_end_with_their_loader():
+    loader = keyed(num_workers=1, persistent_workers=True, timeout=60)
+    read(loader)
+    (worker,) = multiprocessing.active_children()
+    partly = loader.iterate(2, 0, 0, 1)
+    next(partly)
+    assert read(loader, epoch=3) == read(keyed(), epoch=3)
+    assert multiprocessing.active_children() == [worker]
+
+
+# What can be keyed
+
+
+class Streaming(IterableDataset):
+    def __iter__(self):
+        return iter(range(3))
+
+
+class Resuming(DataLoader):
+    """A loader that keeps its place by itself."""
+
+    def state_dict(self):
+        return {}
+
+
+@pytest.mark.parametrize(
+    "loader", [DataLoader(range(3)), DataLoader(range(3), batch_size=None), Doubling(range(3)), DataLoader([1], sampler=[0])]
+)
+def test_a_loader_over_a_data_set_with_indices_can_be_keyed(loader):
+    assert can_be_keyed(loader)
+
+
+@pytest.mark.parametrize("loader", [DataLoader(Streaming()), Resuming(range(3)), [1, 2], iter([1]), None, range(3)])
+def test_other_loaders_cannot(loader):
+    assert not can_be_keyed(loader)
