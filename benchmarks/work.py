@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 BATCH_SIZE = 32
-LEARNING_RATE = 0.05  # of torch.optim.SGD, without momentum
+LEARNING_RATE, MOMENTUM = 0.05, 0.9  # of torch.optim.SGD
 
 
 def tiny_model() -> nn.Module:

@@ -42,7 +42,7 @@ def least_objective(x: Tensor, y: Tensor) -> float:
         return objective(model, x, y).item()
 
 
-def main(steps: int = 20) -> Trainer:
+def main(steps: int = 10) -> Trainer:
     seed_everything(0)
     x, y = make_data()
     model = nn.Linear(64, 10)
@@ -75,5 +75,5 @@ def main(steps: int = 20) -> Trainer:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Fits a logistic regression to digits with L-BFGS.")
-    parser.add_argument("--steps", type=int, default=20, help="steps of ten iterations each (default: 20)")
+    parser.add_argument("--steps", type=int, default=10, help="steps of ten iterations each (default: 10)")
     main(parser.parse_args().steps)

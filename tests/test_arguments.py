@@ -50,14 +50,12 @@ def function(model, x):
     return None
 
 
-@pytest.mark.parametrize(
-    "model", [nn.Identity(), [nn.Identity()], (nn.Identity(), nn.ReLU()), {"G": nn.Identity()}], ids=repr
-)
+@pytest.mark.parametrize("model", [nn.Identity(), [nn.Identity()], (nn.Identity(), nn.ReLU()), {"G": nn.Identity()}])
 def test_one_model_or_several_are_a_model(model):
     check_model(model)
 
 
-@pytest.mark.parametrize("model", [None, nn.Identity, [], {}, function, [nn.Identity(), None], {"G": 1}], ids=repr)
+@pytest.mark.parametrize("model", [None, nn.Identity, [], {}, function, [nn.Identity(), None], {"G": 1}])
 def test_what_is_no_module_is_no_model(model):
     with pytest.raises(ArgumentError, match=r"(?s)^model is .*expected: an nn\.Module.*to do: "):
         check_model(model)

@@ -383,7 +383,7 @@ def test_a_hyperparameter_that_the_train_function_does_not_take_is_an_error_befo
         ("SaveModel", "str"),
         (None, "NoneType"),
     ],
-    ids=str,
+    ids=["a function", "a class", "None among them", "no list", "a name", "None"],
 )
 def test_what_is_no_list_of_callbacks_is_an_error_at_once(setting, callbacks, given):
     with refused(setting, ArgumentError, given):

@@ -123,7 +123,9 @@ def test_callbacks_come_by_their_order_then_by_their_place(trainer):
 
 
 def test_functions_come_after_the_callbacks_that_have_no_order(trainer):
-    functions = [(event, lambda trainer, event=event: trainer.log.append(f"{event}!")) for event in ("record", "step_end")]
+    functions = [
+        (event, lambda trainer, event=event: trainer.log.append(f"{event}!")) for event in ("record", "step_end")
+    ]
     functions.append(("record", lambda trainer: trainer.log.append("record!!")))
     events = Events(trainer, [Named("last", 1), Named("a"), Named("first", -1)], functions)
     events.fire("record")
@@ -211,7 +213,9 @@ def test_an_unknown_event_is_an_error_that_lists_those_there_are(event):
     assert all(name in str(caught.value) for name in EVENTS)
 
 
-@pytest.mark.parametrize(("event", "meant"), [("on_epoch_end", "epoch_end"), ("epoch_ends", "epoch_end"), ("steps_end", "step_end")])
+@pytest.mark.parametrize(
+    ("event", "meant"), [("on_epoch_end", "epoch_end"), ("epoch_ends", "epoch_end"), ("steps_end", "step_end")]
+)
 def test_an_event_that_is_nearly_there_is_proposed(event, meant):
     with pytest.raises(ArgumentError, match=f"to do: did you mean '{meant}'"):
         check_event(event)

@@ -17,12 +17,12 @@ ROOT = Path(ignition.__file__).parent
 # Each module imports only from those above it. A new one takes its place here.
 ORDER = """
     errors types structure position running
-    device rng keyed precision window optimize duration
+    device rng keyed precision window optimize duration transfer
     metrics tensor_loader data signature modes notes optimizers predictions
     plots ranking records history progress weights
     callbacks.base callbacks.lr_schedule callbacks.schedule callbacks.warmup callbacks.schedules
     callbacks.saving callbacks.stopping callbacks.averaging callbacks.logging callbacks
-    events steps passes training loop arguments evaluation settings trainer
+    events steps passes arguments training loop evaluation settings trainer
     ignition
 """
 LAYERS = ORDER.split()

@@ -78,6 +78,7 @@ TRAINER = [
     "batch_axis",
     "batch_metrics",
     "callbacks",
+    "compile",
     "device",
     "epoch",
     "epoch_open",
@@ -139,7 +140,7 @@ CALLBACK = sorted(
 SIGNATURES = {
     "Trainer": (
         "model optimizer train_fn train_loader eval_fn=None test_loader=None * batch_axis=0 device='auto' "
-        "precision='fp32' accumulate=1 clip_norm=None seed=None progress=True"
+        "precision='fp32' accumulate=1 clip_norm=None compile=False seed=None progress=True"
     ),
     "Trainer.fit": "self epochs=None * steps=None eval_every=None max_eval_steps=None",
     "Trainer.evaluate": "self loader=None * max_steps=None",

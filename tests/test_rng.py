@@ -153,10 +153,13 @@ def test_keyed_puts_everything_back():
 
 
 def test_keyed_puts_everything_back_after_an_exception():
-    before = states()
-    with pytest.raises(KeyError), keyed(5):
+    def fail():
         draws()
         raise KeyError
+
+    before = states()
+    with pytest.raises(KeyError), keyed(5):
+        fail()
     assert states() == before
 
 
@@ -201,7 +204,9 @@ def test_a_key_is_the_same_in_every_process():
 
 
 def test_parts_do_not_run_into_each_other():
-    assert len({key_of("a", "b"), key_of("ab"), key_of("a", "b", ""), key_of("b", "a"), key_of("a", 1), key_of("a1")}) == 6
+    assert (
+        len({key_of("a", "b"), key_of("ab"), key_of("a", "b", ""), key_of("b", "a"), key_of("a", 1), key_of("a1")}) == 6
+    )
 
 
 def test_keys_of_neighbours_spread_over_all_bits():

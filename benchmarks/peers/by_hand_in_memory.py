@@ -3,7 +3,7 @@
 import torch
 
 from benchmarks.peers.by_hand import run_epochs
-from benchmarks.work import BATCH_SIZE, LEARNING_RATE
+from benchmarks.work import BATCH_SIZE, LEARNING_RATE, MOMENTUM
 
 
 class Indexed:
@@ -18,7 +18,7 @@ class Indexed:
 
 
 def train(model, train_set, test_set, epochs):
-    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
     train_loader = Indexed(*train_set.tensors, shuffle=True)
     test_loader = Indexed(*test_set.tensors, shuffle=False) if test_set else None
     run_epochs(model, optimizer, train_loader, test_loader, epochs)

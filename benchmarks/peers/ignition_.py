@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from benchmarks.work import BATCH_SIZE, LEARNING_RATE
+from benchmarks.work import BATCH_SIZE, LEARNING_RATE, MOMENTUM
 from ignition import Callback, Trainer, crossentropy_loss, evaluate, evaluate_on_batch, fit_on_batch
 
 
@@ -15,7 +15,7 @@ def train(model, train_set, test_set, epochs):
 
 
 def fit(model, train_loader, test_loader, epochs):
-    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
 
     def train_fn(model, x, y):
         return fit_on_batch(model, x, y, crossentropy_loss, optimizer)

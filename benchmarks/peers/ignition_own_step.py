@@ -4,12 +4,12 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from benchmarks.work import BATCH_SIZE, LEARNING_RATE
+from benchmarks.work import BATCH_SIZE, LEARNING_RATE, MOMENTUM
 from ignition import Trainer, accuracy
 
 
 def train(model, train_set, test_set, epochs):
-    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
     train_loader = DataLoader(train_set, batch_size=BATCH_SIZE, shuffle=True)
     test_loader = DataLoader(test_set, batch_size=BATCH_SIZE) if test_set else None
 

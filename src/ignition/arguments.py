@@ -17,6 +17,7 @@ from ignition.window import UpdateRules
 
 __all__ = [
     "check_batch_axis",
+    "check_compile",
     "check_count",
     "check_hyper",
     "check_loader",
@@ -110,6 +111,17 @@ def check_batch_axis(batch_axis: Any) -> None:
             expected="an integer: the axis along which the samples of a batch lie",
             fix="leave it out for batches of shape (batch, ...), and pass batch_axis=1 for (time, batch, ...)",
         )
+
+
+def check_compile(compile: Any) -> bool | Mapping[str, Any]:
+    """What `compile` says. Raises ArgumentError if it is neither a boolean nor a mapping of options."""
+    if not isinstance(compile, (bool, Mapping)):
+        raise ArgumentError(
+            f"compile={compile!r}",
+            expected="True, False, or a dict of options of torch.compile",
+            fix='for example compile=True, or compile={"mode": "max-autotune"}',
+        )
+    return compile
 
 
 def check_rules(accumulate: Any, clip_norm: Any, precision: str) -> UpdateRules:

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from ignition.data import batch_weight, items_of
-from ignition.device import move, tensors_in
+from ignition.device import tensors_in
 from ignition.errors import BatchError, IgnitionWarning
 from ignition.position import Position
 from ignition.progress import Progress
 from ignition.signature import Signature
+from ignition.transfer import transferred
 from ignition.window import Window
 
 __all__ = ["Hook", "Pass", "at_most", "looking_ahead", "meet_first_batch", "warn_if_short"]
@@ -89,12 +90,7 @@ def meet_first_batch(this: Pass, signature: Signature, device: torch.device, ite
     signature.check_batch(this.model, items_of(first)[:items], this.hyper)
     batch_weight(first, this.batch_axis)
     if device.type != "cpu" or any(tensor.device != device for tensor in tensors_in(first)):
-        this.batches = _moved(this.batches, device)
-
-
-def _moved(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
-    for batch in batches:
-        yield move(batch, device)
+        this.batches = transferred(this.batches, device)
 
 
 def looking_ahead(this: Pass, batches: Iterator[Any]) -> Iterator[Any]:

@@ -10,6 +10,7 @@ import torch
 from ignition import loop
 from ignition.arguments import (
     check_batch_axis,
+    check_compile,
     check_count,
     check_hyper,
     check_loader,
@@ -31,7 +32,7 @@ from ignition.progress import Progress
 from ignition.rng import check_seed, seed_everything
 from ignition.settings import Settings
 from ignition.signature import Signature, check_names
-from ignition.training import Goal, Training
+from ignition.training import Training, check_goal
 from ignition.types import EvalFn, Model, PredictFn, TrainFn
 
 __all__ = ["Trainer"]
@@ -59,6 +60,8 @@ class Trainer(Generic[Model]):
         accumulate: How many batches make a step: their gradients are gathered, and their weighted mean is used. From
             2 on `train_fn` takes its steps by `optimize`. An epoch's last window may be shorter.
         clip_norm: The largest norm that a step's gradient may have, over all parameters of its optimizer.
+        compile: Whether the functions receive the model compiled by ``torch.compile``, or its options. `model` itself,
+            and so all that is saved of it, stays plain.
         seed: Seeds all generators at the first fit, and derives the order of the data and the randomness of each
             batch from it, whatever the number of workers. None leaves everything to the user.
         progress: Whether to show a bar (in a terminal or a notebook) and a line for each record.
@@ -102,6 +105,7 @@ class Trainer(Generic[Model]):
         precision: str = "fp32",
         accumulate: int = 1,
         clip_norm: float | None = None,
+        compile: bool | Mapping[str, Any] = False,
         seed: int | None = None,
         progress: bool = True,
     ) -> None:
@@ -115,6 +119,7 @@ class Trainer(Generic[Model]):
         self.device = as_device(device)
         rules = check_rules(accumulate, clip_norm, check_precision(precision))
 
+        self.compile = check_compile(compile)
         self.model = model
         self.optimizer = optimizer
         self.train_fn, self.eval_fn = train_fn, eval_fn
@@ -274,7 +279,7 @@ class Trainer(Generic[Model]):
             MetricError: If a function returns what is no metric.
             OptimizerError: If a schedule moves an optimizer that is not the one that `train_fn` steps.
         """
-        goal = self._goal(epochs, steps, eval_every, max_eval_steps)
+        goal = check_goal(self._training, epochs, steps, eval_every, max_eval_steps)
         if self._fitting:
             raise ArgumentError(
                 "fit was called inside a fit of the same Trainer",
@@ -291,6 +296,7 @@ class Trainer(Generic[Model]):
                 self._seeded = True
             for callback in self._callbacks:
                 callback.prepare(self)
+            training.prepare()
             watched = [repr(callback) for callback in self._callbacks if callback.needs_updates]
             training.begin_fit(Events(self, self._callbacks, self._functions), dependents, watched)
             loop.fit(training, goal)
@@ -339,7 +345,7 @@ class Trainer(Generic[Model]):
         check_count(max_steps, "max_steps")
         training.events.fire("eval_begin")
         metrics: dict[str, float] = {}
-        for name, model in {"": training.prepared, **self.averaged}.items():
+        for name, model in {"": training.prepare(), **self.averaged}.items():
             means = loop.evaluate(
                 model,
                 training.eval_signature,
@@ -361,7 +367,7 @@ class Trainer(Generic[Model]):
         check_loader(loader, "loader")
         training = self._training
         return loop.predict(
-            training.prepared, signature, training.source("predict", loader), batch_axis=self.batch_axis,
+            training.prepare(), signature, training.source("predict", loader), batch_axis=self.batch_axis,
             device=self.device, progress=training.progress,
         )  # fmt: skip
 
@@ -382,18 +388,3 @@ class Trainer(Generic[Model]):
         if eval_signature is not None:
             eval_signature.check_hyper(eval_signature.select(self._hyper))
         return dependents
-
-    def _goal(self, epochs: Any, steps: Any, eval_every: Any, max_eval_steps: Any) -> Goal:
-        for name, count in (("epochs", epochs), ("steps", steps), ("eval_every", eval_every)):
-            check_count(count, name)
-        check_count(max_eval_steps, "max_eval_steps")
-        if epochs is None and steps is None:
-            raise ArgumentError(
-                "fit was given neither epochs nor steps", expected="one of them or both", fix="fit(epochs=10)"
-            )
-        return Goal(
-            last_epoch=None if epochs is None else self._training.epochs_ended + epochs,
-            last_step=None if steps is None else self.step + steps,
-            eval_every=eval_every,
-            max_eval_steps=max_eval_steps,
-        )

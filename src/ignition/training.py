@@ -13,8 +13,9 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from ignition.arguments import check_count
 from ignition.data import iterate, length_of, rekeyed
-from ignition.errors import IgnitionWarning, OptimizerError
+from ignition.errors import ArgumentError, IgnitionWarning, OptimizerError
 from ignition.events import Events
 from ignition.metrics import Means
 from ignition.optimizers import learning_rates
@@ -22,13 +23,13 @@ from ignition.passes import Pass, looking_ahead
 from ignition.position import Position
 from ignition.progress import Progress
 from ignition.signature import Signature
-from ignition.structure import named
+from ignition.structure import like, named
 from ignition.window import UpdateRules, Window
 
 if TYPE_CHECKING:
     from ignition.trainer import Trainer
 
-__all__ = ["Goal", "Training"]
+__all__ = ["Goal", "Training", "check_goal"]
 
 
 @dataclass(slots=True, frozen=True)
@@ -112,6 +113,14 @@ class Training:
         )
 
     # Epochs
+
+    def prepare(self) -> Any:
+        """What the functions receive in the place of the user's model: compiled, if that was asked for."""
+        compiling = self.trainer.compile
+        if compiling and self.prepared is self.trainer.model:
+            options = compiling if isinstance(compiling, Mapping) else {}
+            self.prepared = like(self.trainer.model, lambda model: torch.compile(model, **options))
+        return self.prepared
 
     def begin_fit(self, events: Events, dependents: Iterable[str], watched: Iterable[str]) -> None:
         """Sets what holds for one fit.
@@ -266,6 +275,23 @@ class Training:
         if self.step_dependents:
             raise OptimizerError(f"{found}, on which depends: {', '.join(self.step_dependents)}", expected, fix)
         warnings.warn(f"{found}; {expected}; {fix}", IgnitionWarning, stacklevel=2)
+
+
+def check_goal(training: Training, epochs: Any, steps: Any, eval_every: Any, max_eval_steps: Any) -> Goal:
+    """The goal of a fit that begins where the training is. Raises ArgumentError if that makes no goal."""
+    given = {"epochs": epochs, "steps": steps, "eval_every": eval_every, "max_eval_steps": max_eval_steps}
+    for name, count in given.items():
+        check_count(count, name)
+    if epochs is None and steps is None:
+        raise ArgumentError(
+            "fit was given neither epochs nor steps", expected="one of them or both", fix="fit(epochs=10)"
+        )
+    return Goal(
+        last_epoch=None if epochs is None else training.epochs_ended + epochs,
+        last_step=None if steps is None else training.position.step + steps,
+        eval_every=eval_every,
+        max_eval_steps=max_eval_steps,
+    )
 
 
 def _plain(hyper: Mapping[str, Any]) -> dict[str, Any]:
