@@ -7,11 +7,12 @@ WORKERS ?= auto
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+BENCH_INSTALL := .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint benchmarks/constraints.txt
 # One thread a process: the processes share the cores already.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick check format clean
+.PHONY: help demo test test-quick check format bench bench-quick clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -34,8 +35,14 @@ format: .venv/.installed ## mend lint and formatting where that is safe
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
+bench: .venv-bench/.installed ## compare the speed with other libraries and write docs/benchmarks.md, in ten minutes
+	@.venv-bench/bin/python benchmarks/run.py --write
+
+bench-quick: .venv/.installed-demo ## compare the speed with the hand-written loop alone, in two minutes
+	@$(BIN)/python benchmarks/run.py --no-peers --rounds 3 --seconds 0.5
+
 clean: ## remove all that these commands made, .venv included
-	rm -rf .venv runs build dist src/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench runs build dist src/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.installed-demo: pyproject.toml constraints.txt
@@ -48,4 +55,15 @@ clean: ## remove all that these commands made, .venv included
 .venv/.installed: .venv/.installed-demo
 	@echo "Installing the development tools into .venv ..."
 	@$(INSTALL) --editable ".[dev]"
+	@touch $@
+
+# An environment of their own: what the libraries compared with ask for must not reach the tests. Each is installed by
+# itself, and one that cannot be is named in the tables.
+.venv-bench/.installed: pyproject.toml benchmarks/requirements.txt benchmarks/constraints.txt
+	@echo "Installing the libraries to compare with into .venv-bench (minutes the first time) ..."
+	@$(PYTHON) -m venv .venv-bench
+	@grep -v '^#' benchmarks/requirements.txt | while read -r packages; do \
+		$(BENCH_INSTALL) $$packages || echo "$$packages could not be installed"; \
+	done
+	@$(BENCH_INSTALL) --editable .
 	@touch $@

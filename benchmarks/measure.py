@@ -15,17 +15,21 @@ import json
 import resource
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
+from typing import Any
 
 import torch
+from torch.utils.data import TensorDataset
 
-from benchmarks.work import Batches, digits_data, digits_model, test_accuracy, tiny_data, tiny_model
+from benchmarks.work import BATCH_SIZE, Batches, digits_data, digits_model, test_accuracy, tiny_data, tiny_model
 
 DIGITS_EPOCHS = 5
 SHORT_RUN = 250  # steps
+MOST_BATCHES = 10_000  # that there are data for
 METRICS = {
     "floats": {"loss": 0.5, "acc": 0.9},
     "tensors": {"loss": torch.tensor(0.5), "acc": torch.tensor(0.9)},
@@ -33,23 +37,23 @@ METRICS = {
 
 
 def main(name: str, result_file: str, seconds: float) -> None:
-    result, errors = {}, {}
-    measures = {"import": lambda: measure_import(name)}  # first: it times what the others find imported
-    for work, measure in (("digits", digits), ("tiny", tiny), ("noop", noops), ("read", reads)):
-        measures[work] = lambda measure=measure: measure(import_module(name), seconds)
-    for work, measure in measures.items():
+    errors: dict[str, str] = {}
+    result: dict[str, Any] = {"errors": errors}
+    try:
+        started = perf_counter()
+        module = import_module(name)
+        result["import"] = (perf_counter() - started) * 1e3  # ms, for what the module imports above torch
+        measures = [digits, tiny, noops, reads]
+    except Exception as error:
+        errors["import"] = f"{type(error).__name__}: {error}"
+        measures = []
+    for measure in measures:
         try:
-            result.update(measure())
-        except Exception as error:  # one work that fails must not take the others with it
-            errors[work] = f"{type(error).__name__}: {error}"
-        Path(result_file).write_text(json.dumps(result | {"errors": errors}))
-
-
-def measure_import(name: str) -> dict[str, float]:
-    """Milliseconds to import what the module imports, above ``import torch``."""
-    started = perf_counter()
-    import_module(name)
-    return {"import": (perf_counter() - started) * 1e3}
+            result |= measure(module, seconds)
+        except Exception as error:  # what fails must not take the rest with it
+            errors[measure.__name__] = f"{type(error).__name__}: {error}"
+        Path(result_file).write_text(json.dumps(result))  # each time: the process may be killed for taking too long
+    Path(result_file).write_text(json.dumps(result))
 
 
 def digits(module: ModuleType, seconds: float) -> dict[str, float]:
@@ -57,7 +61,7 @@ def digits(module: ModuleType, seconds: float) -> dict[str, float]:
     if not hasattr(module, "train"):
         return {}
     train_set, test_set = digits_data()
-    module.train(digits_model(), train_set, test_set, 1)  # caches, allocators, imports made late
+    module.train(digits_model(), train_set, test_set, 1)  # what only a first run does
     torch.manual_seed(0)
     model = digits_model()
     took = timed(module.train, model, train_set, test_set, DIGITS_EPOCHS)
@@ -70,21 +74,19 @@ def tiny(module: ModuleType, seconds: float) -> dict[str, float]:
     """Microseconds of a step of the tiny classifier."""
     if not hasattr(module, "train"):
         return {}
-    data = tiny_data(10_000)
+    x, y = tiny_data(MOST_BATCHES)
 
-    def train(steps: int) -> None:
-        module.train(tiny_model(), data_of(steps), None, 1)
+    def arguments(steps: int) -> tuple:
+        samples = steps * BATCH_SIZE
+        return tiny_model(), TensorDataset(x[:samples], y[:samples]), None, 1
 
-    def data_of(steps: int):
-        return type(data)(*(tensor[: steps * 32] for tensor in data.tensors))
-
-    return {"tiny": step_cost(train, seconds, most=10_000)}
+    return {"tiny": step_cost(module.train, arguments, seconds, MOST_BATCHES)}
 
 
 def noops(module: ModuleType, seconds: float) -> dict[str, float]:
     """Microseconds of a step that does nothing, with metrics that are floats and that are tensors."""
     return {
-        f"{name} {kind}": step_cost(lambda steps: function(Batches(steps), metrics), seconds / 2, most=200_000)
+        f"{name} {kind}": step_cost(partial(function, metrics=metrics), lambda steps: (Batches(steps),), seconds / 2)
         for name, function in functions(module, "noop")
         for kind, metrics in METRICS.items()
     }
@@ -92,24 +94,38 @@ def noops(module: ModuleType, seconds: float) -> dict[str, float]:
 
 def reads(module: ModuleType, seconds: float) -> dict[str, float]:
     """Microseconds to read a batch."""
-    x, y = tiny_data(10_000).tensors
+    x, y = tiny_data(MOST_BATCHES)
+
+    def arguments(steps: int) -> tuple:
+        return x[: steps * BATCH_SIZE], y[: steps * BATCH_SIZE]
+
     return {
-        name: step_cost(lambda steps: function(x[: steps * 32], y[: steps * 32]), seconds / 2, most=10_000)
-        for name, function in functions(module, "read")
+        name: step_cost(function, arguments, seconds / 2, MOST_BATCHES) for name, function in functions(module, "read")
     }
 
 
 def functions(module: ModuleType, prefix: str) -> Iterator[tuple[str, Callable]]:
-    return ((name, value) for name, value in vars(module).items() if name.split("_")[0] == prefix and callable(value))
+    return ((name, value) for name, value in vars(module).items() if name.split("_")[0] == prefix)
 
 
-def step_cost(run: Callable[[int], None], seconds: float, most: int) -> float:
-    """Microseconds that one step more costs, from a run of about `seconds` but no more than `most` steps."""
-    run(SHORT_RUN)
-    short = timed(run, SHORT_RUN)
-    guess = max((timed(run, 4 * SHORT_RUN) - short) / (3 * SHORT_RUN), 1e-8)
+def step_cost(function: Callable, arguments: Callable[[int], tuple], seconds: float, most: int = 200_000) -> float:
+    """Microseconds that one step more costs.
+
+    Args:
+        function: What runs the steps.
+        arguments: What it is called with, for a number of steps.
+        seconds: About how long the long run takes.
+        most: The most steps that it has.
+    """
+
+    def run(steps: int) -> float:
+        return timed(function, *arguments(steps))
+
+    run(SHORT_RUN)  # what only a first run does
+    short = run(SHORT_RUN)
+    guess = max((run(4 * SHORT_RUN) - short) / (3 * SHORT_RUN), 1e-8)
     steps = min(max(int(seconds / guess), 4 * SHORT_RUN), most)
-    return (timed(run, steps) - timed(run, SHORT_RUN)) / (steps - SHORT_RUN) * 1e6
+    return (run(steps) - run(SHORT_RUN)) / (steps - SHORT_RUN) * 1e6
 
 
 def timed(function: Callable, *arguments: object) -> float:

@@ -19,10 +19,10 @@ def tiny_model() -> nn.Module:
     return nn.Linear(16, 4)
 
 
-def tiny_data(batches: int) -> TensorDataset:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(batches * BATCH_SIZE, 16, generator=generator)
-    return TensorDataset(x, x[:, :4].argmax(dim=1))
+def tiny_data(batches: int) -> tuple[Tensor, Tensor]:
+    """Inputs ``(samples, 16)`` and classes ``(samples,)``."""
+    x = torch.randn(batches * BATCH_SIZE, 16, generator=torch.Generator().manual_seed(0))
+    return x, x[:, :4].argmax(dim=1)
 
 
 def digits_model() -> nn.Module:

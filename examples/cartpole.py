@@ -11,6 +11,7 @@ move until the pole falls, and 500 at most. A step uses the episodes of one wind
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterator
 
 import gymnasium
@@ -38,10 +39,8 @@ class Play:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         environment = gymnasium.make("CartPole-v1")
         environment.reset(seed=self.seed)
-        played = 0
-        while played != self.episodes:
+        for _ in itertools.count() if self.episodes is None else range(self.episodes):
             yield self.episode(environment)
-            played += 1
 
     @torch.no_grad()
     def episode(self, environment: gymnasium.Env) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,7 +58,7 @@ class Play:
         return torch.stack(observations), torch.stack(actions), (1 - DISCOUNT**left) / (1 - DISCOUNT)
 
 
-def main(steps: int = 100) -> Trainer:
+def main(steps: int = 60) -> Trainer:
     seed_everything(0)
     policy = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 2))
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.01)
@@ -76,14 +75,22 @@ def main(steps: int = 100) -> Trainer:
         return {"reward": (len(actions), 1)}
 
     trainer = Trainer(
-        policy, optimizer, train_fn, Play(policy, seed=0), eval_fn, Play(policy, seed=1, episodes=10, greedy=True),
+        policy,
+        optimizer,
+        train_fn,
+        Play(policy, seed=0),
+        eval_fn,
+        Play(policy, seed=1, episodes=10, greedy=True),
         accumulate=EPISODES,
     )
-    trainer.fit(steps=steps, eval_every=max(1, steps // 10))
+    before = trainer.evaluate()["reward"]
+    trainer.fit(steps=steps, eval_every=10)
+    after = trainer.evaluate()["reward"]
+    print(f"The pole stayed up for {before:.1f} moves before the training, and stays up for {after:.1f} now.")
     return trainer
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Balances the pole of CartPole by a policy gradient.")
-    parser.add_argument("--steps", type=int, default=100, help="steps, of four episodes each (default: 100)")
+    parser.add_argument("--steps", type=int, default=60, help="steps, of four episodes each (default: 60)")
     main(parser.parse_args().steps)

@@ -11,12 +11,12 @@ from torch.utils.data import DataLoader, IterableDataset
 from ignition.arguments import (
     check_batch_axis,
     check_count,
+    check_evaluation,
     check_hyper,
     check_loader,
     check_model,
     check_not_empty,
     check_optimizer,
-    eval_signature,
 )
 from ignition.errors import ArgumentError, BatchError
 
@@ -114,11 +114,11 @@ def test_a_loader_that_knows_of_no_batch_is_empty(loader):
 
 
 def test_neither_eval_function_nor_loader_is_fine():
-    assert eval_signature(None, None) is None
+    assert check_evaluation(None, None) is None
 
 
 def test_an_eval_function_with_a_loader_gives_its_signature():
-    assert eval_signature(function, [1]).function is function
+    assert check_evaluation(function, [1]) is None
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_an_eval_function_with_a_loader_gives_its_signature():
 )
 def test_an_eval_function_and_its_loader_come_together(eval_fn, test_loader, given):
     with pytest.raises(ArgumentError, match=f"(?s){given}.*expected: .*to do: "):
-        eval_signature(eval_fn, test_loader)
+        check_evaluation(eval_fn, test_loader)
 
 
 @pytest.mark.parametrize("count", [None, 1, 10**9])

@@ -211,6 +211,7 @@ def test_an_unknown_event_is_an_error_that_lists_those_there_are(event):
         check_event(event)
     assert str(caught.value).startswith(f"there is no event {event!r}\n  expected: one of train_begin, train_end, ")
     assert all(name in str(caught.value) for name in EVENTS)
+    assert "\n  to do: " in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ ROOT = Path(ignition.__file__).parent
 ORDER = """
     errors types structure position running
     device rng keyed precision window optimize duration transfer
-    metrics tensor_loader data signature modes notes optimizers predictions
+    means metrics tensor_loader data signature modes notes optimizers predictions
     plots ranking records history progress weights
     callbacks.base callbacks.lr_schedule callbacks.schedule callbacks.warmup callbacks.schedules
     callbacks.saving callbacks.stopping callbacks.averaging callbacks.logging callbacks

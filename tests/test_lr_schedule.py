@@ -187,17 +187,17 @@ def test_a_learning_rate_that_is_a_tensor_goes_on_too():
 
     optimizer, schedule = make()
     optimizer.step()
-    schedule.on_step_end(None)
+    schedule.on_step_end(StandIn(optimizer))
     state, kept = schedule.state_dict(), optimizer.state_dict()
     optimizer.step()
-    schedule.on_step_end(None)  # the state is no view of what goes on
+    schedule.on_step_end(StandIn(optimizer))  # the state is no view of what goes on
     assert [float(lr) for lr in state["_last_lr"]] == pytest.approx([0.05])
     again, resumed = make()
     again.load_state_dict(kept)
     again.param_groups[0]["lr"].fill_(0.05)
     resumed.load_state_dict(state)
     again.step()
-    resumed.on_step_end(None)
+    resumed.on_step_end(StandIn(again))
     assert float(again.param_groups[0]["lr"]) == pytest.approx(0.025)
     assert isinstance(resumed.scheduler.base_lrs[0], torch.Tensor)
 

@@ -5,17 +5,16 @@ import os
 import pty
 import re
 import struct
-import subprocess
 import sys
 import termios
-import textwrap
 import threading
 import types
 from fcntl import ioctl
 
 import pytest
+import torch
 
-from ignition import progress
+from ignition import Trainer, progress
 from ignition.progress import Progress, in_notebook, in_terminal
 
 RECORD = {"epoch": 1, "step": 47, "train_loss": 0.9937, "val_acc": 0.5, "lr": 0.1, "seconds": 1.25, "data_seconds": 0.5}
@@ -39,6 +38,7 @@ def number(value):
         (0.05, "0.0500"),
         (0.001, "0.0010"),
         (0.0005, "0.0005"),
+        (0.1 * 0.07, "0.0070"),
         (0.00123, "0.00123"),
         (1e-5, "1e-05"),
         (-1.234e-7, "-1.23e-07"),
@@ -188,22 +188,27 @@ def test_an_end_without_a_beginning_is_nothing():
 # In a terminal
 
 
-def in_a_terminal(code, columns=100):
-    """What a terminal of that width receives from a Python that runs `code`."""
+@contextlib.contextmanager
+def terminal(columns=100):
+    """The standard output as a terminal of that width, inside the block; a list of what it received, after it."""
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
-    )
-    os.close(theirs)
-    received = b""
-    with contextlib.suppress(OSError):  # what reading ends with on Linux
-        while part := os.read(ours, 65536):
-            received += part
-    os.close(ours)
-    assert process.wait(timeout=60) == 0, received.decode()
-    return received.decode()
+    parts, received = [], []
+    reader = threading.Thread(target=read_all, args=(ours, parts))
+    reader.start()
+    try:
+        with open(theirs, "w", encoding="utf-8") as output, contextlib.redirect_stdout(output):
+            yield received
+    finally:
+        reader.join()
+        os.close(ours)
+    received.append(b"".join(parts).decode())
+
+
+def read_all(source, parts):
+    with contextlib.suppress(OSError):  # what a terminal ends with on Linux
+        while part := os.read(source, 65536):
+            parts.append(part)
 
 
 def screen(received):
@@ -223,66 +228,49 @@ def screen(received):
     return [line.rstrip() for line in lines]
 
 
-PREPARED = f"""
-    import threading
-    from ignition.progress import Progress
-    RECORD = {RECORD}
-    shown = Progress(True)
-"""
-
-
 def test_a_terminal_has_a_bar_with_metrics():
-    received = in_a_terminal(
-        PREPARED
-        + """
-    shown.begin("epoch 1/3", total=10, done=2)
-    assert shown.is_open
-    assert shown.next_draw == 0.0
-    shown.draw(5.0, 3, {"loss": 0.5, "acc": 0.25})
-    assert 5.0 < shown.next_draw <= 6.0
-    shown.draw(6.0, 7, {"loss": 1e-5, "acc": float("nan")})
-    shown.end()
-    assert not shown.is_open
-    assert shown.next_draw == float("inf")
-    assert threading.active_count() == 1  # tqdm's own thread would redraw, and stay
-    """
-    )
-    drawn = received.split("\r")
-    assert any(
-        line.startswith("epoch 1/3:  30%|") and "3/10" in line and "loss 0.5000  acc 0.2500" in line for line in drawn
-    )
-    assert any(
-        line.startswith("epoch 1/3:  70%|") and "7/10" in line and "loss 1e-05  acc nan" in line for line in drawn
-    )
-    assert screen(received) == [""]
+    with terminal() as received:
+        shown = Progress(True)
+        threads = set(threading.enumerate())
+        shown.begin("epoch 1/3", total=10, done=2)
+        assert shown.is_open
+        assert shown.next_draw == 0.0
+        shown.draw(5.0, 3, {"loss": 0.5, "acc": 0.25})
+        assert 5.0 < shown.next_draw <= 6.0
+        shown.draw(6.0, 7, {"loss": 1e-5, "acc": math.nan})
+        assert set(threading.enumerate()) == threads  # tqdm's own would redraw, and stay
+        shown.end()
+        assert not shown.is_open
+        assert shown.next_draw == math.inf
+    bars = received[0].split("\r")
+    assert any(re.match(r"epoch 1/3:  30%\|.* 3/10 .*loss 0\.5000  acc 0\.2500\]$", bar) for bar in bars)
+    assert any(re.match(r"epoch 1/3:  70%\|.* 7/10 .*loss 1e-05  acc nan\]$", bar) for bar in bars)
+    assert screen(received[0]) == [""]
 
 
 def test_a_pass_without_a_length_has_a_count():
-    received = in_a_terminal(
-        PREPARED
-        + """
-    shown.begin("epoch 1", total=None)
-    shown.draw(5.0, 1234, {"loss": 0.5})
-    shown.end()
-    """
-    )
-    assert re.search(r"\repoch 1: 1234it \[.*loss 0\.5000\]", received)
-    assert screen(received) == [""]
+    with terminal() as received:
+        shown = Progress(True)
+        shown.begin("epoch 1", total=None)
+        shown.draw(5.0, 1234, {"loss": 0.5})
+        shown.end()
+    assert re.search(r"\repoch 1: 1234it \[.*loss 0\.5000\]", received[0])
+    assert screen(received[0]) == [""]
+
+
+HEADING = "epoch    step  train_loss  val_acc      lr  seconds"
 
 
 def test_a_terminal_has_the_records_as_a_table():
-    received = in_a_terminal(
-        PREPARED
-        + """
-    for epoch, lr in [(1, 0.1), (2, 0.05), (3, 1e-6)]:
-        shown.begin(f"epoch {epoch}/3", total=10)
-        shown.draw(5.0, 3, {"loss": 0.5})
-        shown.end()
-        shown.record(RECORD | {"epoch": epoch, "step": 47 * epoch, "lr": lr}, epochs=3)
-    """
-    )
-    assert screen(received) == [
-        "epoch    step  train_loss  val_acc      lr  seconds",
+    with terminal() as received:
+        shown = Progress(True)
+        for epoch, lr in [(1, 0.1), (2, 0.05), (3, 1e-6)]:
+            shown.begin(f"epoch {epoch}/3", total=10)
+            shown.draw(5.0, 3, {"loss": 0.5})
+            shown.end()
+            shown.record(RECORD | {"epoch": epoch, "step": 47 * epoch, "lr": lr}, epochs=3)
+    assert screen(received[0]) == [
+        HEADING,
         "  1/3      47      0.9937   0.5000  0.1000      1.2",
         "  2/3      94      0.9937   0.5000  0.0500      1.2",
         "  3/3     141      0.9937   0.5000   1e-06      1.2",
@@ -291,38 +279,30 @@ def test_a_terminal_has_the_records_as_a_table():
 
 
 def test_a_column_that_comes_or_goes_keeps_the_table_in_order():
-    received = in_a_terminal(
-        PREPARED
-        + """
     without = {name: value for name, value in RECORD.items() if name != "val_acc"}
-    for record in (without, RECORD, without):
-        shown.record(record, epochs=3)
-    shown.record(RECORD, epochs=5)
-    """
-    )
-    heading = "epoch    step  train_loss  val_acc      lr  seconds"
-    assert screen(received) == [
+    with terminal() as received:
+        shown = Progress(True)
+        for record in (without, RECORD, without):
+            shown.record(record, epochs=3)
+        shown.record(RECORD, epochs=5)
+    assert screen(received[0]) == [
         "epoch    step  train_loss      lr  seconds",
         "  1/3      47      0.9937  0.1000      1.2",
-        heading,
+        HEADING,
         "  1/3      47      0.9937   0.5000  0.1000      1.2",
         "  1/3      47      0.9937        -  0.1000      1.2",
-        heading,  # once more for another fit
+        HEADING,  # once more, for another fit
         "  1/5      47      0.9937   0.5000  0.1000      1.2",
         "",
     ]
 
 
 def test_a_record_that_is_too_wide_is_folded_between_its_values():
-    received = in_a_terminal(
-        PREPARED
-        + """
-    for epoch in (1, 2):
-        shown.record(RECORD | {"epoch": epoch}, epochs=3)
-    """,
-        columns=50,
-    )
-    assert screen(received) == [
+    with terminal(columns=len(HEADING) - 1) as received:
+        shown = Progress(True)
+        for epoch in (1, 2):
+            shown.record(RECORD | {"epoch": epoch}, epochs=3)
+    assert screen(received[0]) == [
         "epoch 1/3  step     47  train_loss 0.9937",
         "           val_acc 0.5000  lr 0.1000  1.2 s",
         "epoch 2/3  step     47  train_loss 0.9937",
@@ -331,114 +311,112 @@ def test_a_record_that_is_too_wide_is_folded_between_its_values():
     ]
 
 
-@pytest.mark.parametrize("columns", [1, 10, 20, 30, 40, 51, 52, 80])
+@pytest.mark.parametrize("columns", [1, 10, 20, 30, 40, 50, 51, 80])
 def test_a_terminal_of_any_width_is_written_to(columns):
-    received = in_a_terminal(
-        PREPARED
-        + """
-    shown.begin("epoch 1/3", total=10)
-    shown.draw(5.0, 3, {"loss": 0.5, "a_long_name_of_a_metric": 0.5})
-    shown.record(RECORD, epochs=3)
-    shown.end()
-    """,
-        columns=columns,
-    )
-    said = " ".join(screen(received))
+    with terminal(columns) as received:
+        shown = Progress(True)
+        shown.begin("epoch 1/3", total=10)
+        shown.draw(5.0, 3, {"loss": 0.5, "a_long_name_of_a_metric": 0.5})
+        shown.record(RECORD, epochs=3)
+        shown.end()
+    lines = screen(received[0])
     for text in ("0.9937", "0.5000", "0.1000", "1.2", "47"):
-        assert text in said
+        assert text in " ".join(lines)
     if columns >= 30:
-        assert max(len(line) for line in screen(received)) <= columns
+        assert max(len(line) for line in lines) <= columns
+
+
+def test_a_terminal_that_does_not_tell_its_width_has_80_columns(monkeypatch):
+    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda: os.terminal_size((80, 24)))
+    with terminal(columns=0) as received:
+        Progress(True).record(RECORD | {f"val_{name}": 0.5 for name in "abcd"}, epochs=3)
+    assert max(len(line) for line in screen(received[0])) <= 80
+
+    class Console(io.StringIO):
+        def isatty(self):
+            return True
+
+    with contextlib.redirect_stdout(Console()) as console:
+        Progress(True).record(RECORD, epochs=3)
+    assert console.getvalue().startswith(HEADING)
 
 
 def test_a_line_is_said_above_the_bars():
-    received = in_a_terminal(
-        PREPARED
-        + """
-    shown.begin("epoch 1/3", total=10)
-    shown.draw(5.0, 3, {"loss": 0.5})
-    shown.begin("evaluate", total=5)
-    shown.draw(6.0, 2, {"loss": 0.25})
-    shown.say("a line between")
-    shown.draw(7.0, 4, {"loss": 0.125})
-    print(end="", flush=True)
-    import os
-    os._exit(0)  # with the bars as they are
-    """
-    )
-    lines = screen(received)
-    assert lines[0] == "a line between"
-    assert re.match(r"epoch 1/3:  30%\\|.*loss 0\.5000\]$".replace("\\\\", "\\"), lines[1])
-    assert re.match(r"evaluate:  80%\|.*loss 0\.1250\]$", lines[2])
+    with terminal() as received:
+        shown = Progress(True)
+        shown.begin("epoch 1/3", total=10)
+        shown.draw(5.0, 3, {"loss": 0.5})
+        shown.begin("evaluate", total=5)
+        shown.draw(6.0, 2, {"loss": 0.25})
+        shown.say("a line between")
+        print(end="HERE")
+        shown.end()
+        shown.end()
+    seen = screen(received[0].partition("HERE")[0])
+    assert seen[0] == "a line between"
+    assert re.match(r"epoch 1/3:  30%\|.*loss 0\.5000\]$", seen[1])
+    assert re.match(r"evaluate:  40%\|.*loss 0\.2500\]$", seen[2])
 
 
 def test_an_evaluation_lies_below_its_epoch_and_leaves_it_as_it_was():
-    received = in_a_terminal(
-        PREPARED
-        + """
-    shown.begin("epoch 1/3", total=10)
-    shown.draw(5.0, 3, {"loss": 0.5})
-    shown.begin("evaluate", total=5)
-    shown.draw(6.0, 5, {"loss": 0.25})
-    shown.end()
-    assert shown.is_open
-    shown.record(RECORD, epochs=3)
-    shown.draw(7.0, 4, {"loss": 0.125})
-    shown.end()
-    assert not shown.is_open
-    print("done")
-    """
-    )
-    assert screen(received) == [
-        "epoch    step  train_loss  val_acc      lr  seconds",
-        "  1/3      47      0.9937   0.5000  0.1000      1.2",
-        "done",
-        "",
-    ]
+    with terminal() as received:
+        shown = Progress(True)
+        shown.begin("epoch 1/3", total=10)
+        shown.draw(5.0, 3, {"loss": 0.5})
+        shown.begin("evaluate", total=5)
+        shown.draw(6.0, 5, {"loss": 0.25})
+        shown.end()
+        assert shown.is_open
+        shown.record(RECORD, epochs=3)
+        shown.draw(7.0, 4, {"loss": 0.125})
+        shown.end()
+        assert not shown.is_open
+        print("done")
+    assert screen(received[0]) == [HEADING, "  1/3      47      0.9937   0.5000  0.1000      1.2", "done", ""]
 
 
 def test_in_a_terminal_progress_can_be_off():
-    received = in_a_terminal(
-        """
-    from ignition.progress import Progress
-    shown = Progress(False)
-    shown.begin("epoch 1/3", total=10)
-    assert not shown.is_open
-    shown.say("something")
-    shown.record({}, epochs=3)
-    shown.end()
-    """
-    )
-    assert received == ""
+    with terminal() as received:
+        shown = Progress(False)
+        shown.begin("epoch 1/3", total=10)
+        assert not shown.is_open
+        shown.say("something")
+        shown.record(RECORD, epochs=3)
+        shown.end()
+    assert received == [""]
 
 
-def test_a_whole_fit_is_shown_in_a_terminal_and_in_a_pipe():
-    code = """
-    import torch
-    from ignition import Trainer
-    torch.set_num_threads(1)
+def fit():
     batches = [torch.ones(4, 1) for _ in range(5)]
-    model = torch.nn.Linear(1, 1)
-    measure = lambda model, x: {"loss": 0.5}
-    Trainer(model, None, measure, batches, measure, batches).fit(epochs=2)
-    """
-    received = in_a_terminal(code)
-    assert "\repoch 1/2:" in received
-    assert "\revaluate:" in received
-    lines = screen(received)
-    assert lines[0].split() == ["epoch", "step", "train_loss", "val_loss", "seconds"]
-    assert [line.split()[:4] for line in lines[1:]] == [
+
+    def measure(model, x):
+        return {"loss": 0.5}
+
+    Trainer(torch.nn.Linear(1, 1), None, measure, batches, measure, batches).fit(epochs=2)
+
+
+def test_a_whole_fit_is_shown_in_a_terminal():
+    with terminal() as received:
+        fit()
+    assert "\repoch 1/2:   " in received[0]
+    assert "\revaluate:   " in received[0]
+    heading, *records, end = screen(received[0])
+    assert heading.split() == ["epoch", "step", "train_loss", "val_loss", "seconds"]
+    assert [record.split()[:4] for record in records] == [
         ["1/2", "5", "0.5000", "0.5000"],
         ["2/2", "10", "0.5000", "0.5000"],
-        [],
     ]
+    assert end == ""
 
-    pipe = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
-    assert "\r" not in pipe.stdout
-    assert pipe.stderr == ""
+
+def test_a_whole_fit_is_two_plain_lines_in_a_pipe(capfd):
+    fit()
+    seen = capfd.readouterr()
+    assert seen.err == ""
     assert re.fullmatch(
-        r"epoch 1/2  step      5  train_loss 0.5000  val_loss 0.5000  \d+\.\d s\n"
-        r"epoch 2/2  step     10  train_loss 0.5000  val_loss 0.5000  \d+\.\d s\n",
-        pipe.stdout,
+        r"epoch 1/2  step      5  train_loss 0\.5000  val_loss 0\.5000  \d+\.\d s\n"
+        r"epoch 2/2  step     10  train_loss 0\.5000  val_loss 0\.5000  \d+\.\d s\n",
+        seen.out,
     )
 
 

@@ -71,7 +71,9 @@ def test_what_cannot_be_a_seed_is_an_error(seed):
     before = states()
     with pytest.raises(ArgumentError) as caught:
         seed_everything(seed)
-    assert str(caught.value) == f"seed={seed!r}\n  expected: an integer from 0 to 2**63 - 1"
+    assert (
+        str(caught.value) == f"seed={seed!r}\n  expected: an integer from 0 to 2**63 - 1\n  to do: for example seed=0"
+    )
     assert states() == before
 
 

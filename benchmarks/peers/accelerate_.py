@@ -1,4 +1,4 @@
-"""Accelerate: the loop of by_hand.py over what `prepare` returns. On: a bar of tqdm, loss and accuracy of each epoch."""
+"""Accelerate: the loop of by_hand.py over what `prepare` returns. On: a bar of tqdm, loss and accuracy by epoch."""
 
 import torch
 from accelerate import Accelerator

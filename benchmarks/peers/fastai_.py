@@ -1,6 +1,7 @@
-"""fastai: a Learner. On: bar, loss and accuracy of each epoch, a line each epoch."""
+"""fastai: a Learner. On: bar, loss and accuracy, a line each epoch."""
 
 from fastai.basics import SGD, CrossEntropyLossFlat, DataLoaders, Learner, accuracy, partial
+from fastai.callback import progress  # noqa: F401 (gives each Learner its bar)
 
 from benchmarks.work import BATCH_SIZE, LEARNING_RATE, MOMENTUM
 

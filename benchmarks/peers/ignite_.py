@@ -1,4 +1,4 @@
-"""Ignite: create_supervised_trainer and its evaluator. On: bar, loss and accuracy of each epoch, a line each epoch."""
+"""Ignite: create_supervised_trainer and its evaluator. On: bar, loss and accuracy, a line each epoch."""
 
 import torch
 from ignite.engine import Engine, Events, create_supervised_evaluator, create_supervised_trainer

@@ -1,8 +1,11 @@
-"""Lightning: a LightningModule and its Trainer. On: bar, loss and accuracy of each epoch. Off: what the others lack
-(logger, checkpoints, model summary, sanity check)."""
+"""Lightning: a LightningModule and its Trainer. On: bar, loss and accuracy by epoch.
+
+Off: what the others lack (logger, checkpoints, model summary, sanity check).
+"""
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
@@ -38,6 +41,7 @@ def trainer(epochs):
     return L.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
+        callbacks=[TQDMProgressBar()],  # what it takes by itself where the package rich is not installed
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,

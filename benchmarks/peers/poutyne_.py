@@ -1,4 +1,4 @@
-"""Poutyne: its Model. On: bar, loss and accuracy of each epoch, history, a line each epoch."""
+"""Poutyne: its Model. On: bar, loss and accuracy, history, a line each epoch."""
 
 import torch
 from poutyne import Model

@@ -1,4 +1,4 @@
-"""skorch: NeuralNetClassifier. On: bar, loss and accuracy of each epoch, history, a line each epoch."""
+"""skorch: NeuralNetClassifier. On: bar, loss and accuracy, history, a line each epoch."""
 
 import torch
 from skorch import NeuralNetClassifier

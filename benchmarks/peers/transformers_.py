@@ -1,5 +1,7 @@
-"""Hugging Face's Trainer: a model that returns its loss, a data set of dicts. On: bar, loss of each epoch, test loss and
-accuracy; it has no training accuracy. Off: checkpoints, reports, gradient clipping, learning rate decay."""
+"""Hugging Face's Trainer: a model that returns its loss, a data set of dicts. On: bar, loss by epoch, test accuracy.
+
+It has no training accuracy. Off: checkpoints, reports, gradient clipping, learning rate decay.
+"""
 
 import torch
 from torch import nn

@@ -19,13 +19,13 @@ __all__ = [
     "check_batch_axis",
     "check_compile",
     "check_count",
+    "check_evaluation",
     "check_hyper",
     "check_loader",
     "check_model",
     "check_not_empty",
     "check_optimizer",
     "check_rules",
-    "eval_signature",
 ]
 
 _ORDER = "check the order: Trainer(model, optimizer, train_fn, train_loader, eval_fn, test_loader)"
@@ -72,17 +72,15 @@ def check_not_empty(loader: Any, name: str) -> None:
         )
 
 
-def eval_signature(eval_fn: Any, test_loader: Any) -> Signature | None:
-    """What `eval_fn` takes. Raises ArgumentError if it comes without a loader, or the loader without it."""
-    if eval_fn is None and test_loader is None:
-        return None
-    signature = Signature(eval_fn, "eval_fn") if eval_fn is not None else None
+def check_evaluation(eval_fn: Any, test_loader: Any) -> None:
+    """Raises ArgumentError if one of the two is wrong, or comes without the other."""
+    if eval_fn is not None:
+        Signature(eval_fn, "eval_fn")
     if test_loader is not None:
         check_loader(test_loader, "test_loader")
-    if signature is None or test_loader is None:
-        given = "a test_loader and no eval_fn" if signature is None else "an eval_fn and no test_loader"
+    if (eval_fn is None) is not (test_loader is None):
+        given = "a test_loader and no eval_fn" if eval_fn is None else "an eval_fn and no test_loader"
         raise ArgumentError(f"there is {given}", expected="both, or neither", fix=_ORDER)
-    return signature
 
 
 def check_hyper(hyper: Any, name: str) -> None:

@@ -118,13 +118,16 @@ def make_var(x: Any, dtype: torch.dtype | None = None) -> Tensor:
             raise ArgumentError(
                 f"make_var was given {type(x).__name__}: {_first_line(error)}",
                 expected="a number, a nested list of numbers, a numpy array of numbers, or a tensor",
+                fix="make one of those of it first, for example with numpy.stack or torch.stack",
             ) from error
     tensor: Tensor = x
     try:
         return tensor.to(device=device, dtype=dtype)  # returns x itself where there is nothing to change
     except TypeError as error:
         raise ArgumentError(
-            f"make_var was given dtype={dtype!r}", expected="a torch.dtype such as torch.float32, or None"
+            f"make_var was given dtype={dtype!r}",
+            expected="a torch.dtype, or None for the type of what is given",
+            fix="for example make_var(x, dtype=torch.float32)",
         ) from error
 
 

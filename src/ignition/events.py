@@ -111,6 +111,6 @@ def check_event(event: Any) -> str:
         raise ArgumentError(
             f"there is no event {event!r}",
             expected=f"one of {', '.join(EVENTS)}",
-            fix=f"did you mean {close[0]!r}?" if close else None,
+            fix=f"did you mean {close[0]!r}?" if close else "take one of these names, without on_ before it",
         )
     return str(event)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ignition.data import batch_weight, iterate, length_of
-from ignition.metrics import Means
+from ignition.means import Means
 from ignition.modes import evaluation_mode, training_mode
 from ignition.notes import explained
 from ignition.optimizers import watch_steps
@@ -20,7 +20,7 @@ from ignition.running import Running, this_run
 from ignition.signature import Signature
 from ignition.training import Goal, Training
 
-__all__ = ["evaluate", "fit", "predict", "run_batches"]
+__all__ = ["evaluate", "fit", "measure", "predict", "predict_with", "run_batches"]
 
 
 def run_batches(this: Pass, limit: int | None = None) -> bool:
@@ -114,6 +114,7 @@ def _train_epoch(training: Training, goal: Goal) -> None:
     this = training.open_pass or training.begin_epoch()
     training_mode(training.prepared)
     meet_first_batch(this, training.train_signature, training.device)
+    training.has_run = True
     left = None if goal.last_step is None else (goal.last_step - position.step) * training.rules.accumulate
     last = None if left is None else position.batch + left
     progress.begin(goal.epoch_name(position.epoch), at_most(this.length, last), position.batch)
@@ -143,6 +144,30 @@ def _run_until_due(training: Training, this: Pass, limit: int | None) -> bool:
     if ended or limit == 1 or this.stopped:
         return ended
     return run_batches(this, None if limit is None else limit - 1)
+
+
+def measure(training: Training, loader: Any, max_steps: int | None) -> dict[str, float]:
+    """An evaluation by a Trainer, with its events: of the model, and of the averages that callbacks keep of it."""
+    trainer, signature = training.trainer, training.eval_signature
+    training.events.fire("eval_begin")
+    metrics: dict[str, float] = {}
+    if signature is not None:
+        for name, model in {"": training.prepare(), **trainer.averaged}.items():
+            means = evaluate(
+                model, signature, training.source("eval", loader), batch_axis=trainer.batch_axis, max_steps=max_steps,
+                device=training.device, hyper=trainer.hyper, progress=training.progress,
+            )  # fmt: skip
+            metrics |= {f"{name}_{metric}" if name else metric: value for metric, value in means.items()}
+    training.events.fire("eval_end")
+    return metrics
+
+
+def predict_with(training: Training, signature: Signature, loader: Any) -> Any:
+    """A prediction by a Trainer."""
+    return predict(
+        training.prepare(), signature, training.source("predict", loader), batch_axis=training.trainer.batch_axis,
+        device=training.device, progress=training.progress,
+    )  # fmt: skip
 
 
 def evaluate(

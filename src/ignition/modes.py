@@ -173,4 +173,8 @@ def _set_frozen(module: nn.Module, frozen: bool) -> None:
 
 def _check_module(function: str, model: Any) -> None:
     if not isinstance(model, nn.Module):
-        raise ArgumentError(f"{function} was given {type(model).__name__}", expected="an nn.Module")
+        raise ArgumentError(
+            f"{function} was given {type(model).__name__}",
+            expected="an nn.Module",
+            fix=f"pass a model or a part of it; for several, call {function} for each",
+        )

@@ -34,17 +34,20 @@ def optimize(
         loss: A tensor with one element, with a graph: the mean over a batch.
         optimizer: A torch optimizer.
         weight: How many samples (or tokens, ...) `loss` is the mean of: what the batch counts in its window. By
-            default the size of the batch. Without accumulation it changes nothing.
+            default the size of the batch. Without accumulation it changes nothing. One on an accelerator is not
+            waited for, and so not checked.
         retain_graph: Keep the graph for another backward pass through it.
 
     Returns:
-        The norm of the gradient over all parameters of the optimizer, before clipping: a 0-d tensor. None for the
-        batches of a window before its last.
+        The norm of the gradient over all parameters of the optimizer, before clipping: a 0-d tensor, not finite for a
+        step that is left out for its overflow. None where the step is still to come: for the batches of a window
+        before its last, and for the last one of an epoch whose loader does not say beforehand that it is.
 
     Raises:
         ArgumentError: If `loss` has no graph or more than one element, no parameter of `optimizer` is trained, or
             `weight` is negative, not finite or no scalar.
-        OptimizerError: If it is called twice for one optimizer and batch, in a window of several batches.
+        OptimizerError: In a window of several batches, if it is called twice for one optimizer and batch, or for two
+            optimizers of the same parameters. If the Trainer does not have the optimizer, and something depends on it.
 
     Example:
         >>> layer = torch.nn.Linear(2, 1)
@@ -66,7 +69,7 @@ def update(
     """`optimize`, where the norm, which costs a pass over the gradients, may be left out."""
     _check(loss, optimizer)
     if weight is not None:
-        check_weight(weight)
+        weight = check_weight(weight)
     parameters = list(trained_parameters(optimizer))
     if not parameters:
         raise ArgumentError(

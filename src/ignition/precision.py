@@ -32,7 +32,12 @@ def check_precision(precision: Any) -> str:
 
 
 def autocasting(function: Callable[..., Any], precision: str, device: torch.device) -> Callable[..., Any]:
-    """`function` under autocast, or as it is for "fp32"."""
+    """`function` under autocast, or as it is for "fp32".
+
+    A plain ``loss.backward()`` or ``optimizer.step()`` inside it runs under autocast too. That changes nothing for
+    torch's layers and for optimizers that work element by element; it does for what the function itself keeps out of
+    autocast, and for optimizers that multiply matrices (Adafactor). `optimize` leaves autocast for both.
+    """
     if precision == "fp32":
         return function
     dtype = _TYPES[precision]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -85,6 +86,8 @@ class Progress:
             record: The row of history.
             epochs: The number of the fit's last epoch, where it is known.
         """
+        if not self._shown:
+            return
         cells = {name: _number(value) for name, value in record.items() if name != "data_seconds"}
         if epochs is not None:
             cells["epoch"] = f"{cells['epoch']:>{len(str(epochs))}}/{epochs}"
@@ -94,10 +97,10 @@ class Progress:
         # Every column seen until now: what this record lacks has its place too.
         columns = {name: cells.get(name, "-") for name in sorted(self._widths, key=column_order)}
 
-        room = shutil.get_terminal_size().columns if in_terminal() else None
-        if room is None:
+        if not in_terminal():
             self.say(_join(self._named_cells(columns)))
             return
+        room = _terminal_width()
         widths = {name: max(width, len(name)) for name, width in self._widths.items()}
         if sum(widths.values()) + len(_GAP) * (len(widths) - 1) > room:
             self.say(_folded(self._named_cells(columns), room))
@@ -145,7 +148,7 @@ def _number(value: Any) -> str:
         return str(value)
     if isinstance(value, int) and abs(value) < 1e8:
         return str(value)
-    if 1e-2 <= abs(value) < 1e3 or (abs(value) < 1 and value == round(value, 4)):
+    if 1e-2 <= abs(value) < 1e3 or (abs(value) < 1 and math.isclose(value, round(value, 4))):
         return f"{value:.4f}"
     return f"{value:.2f}" if 1e3 <= abs(value) < 1e5 else f"{value:.3g}"
 
@@ -176,6 +179,14 @@ def in_terminal() -> bool:
     """Whether the standard output is a terminal."""
     isatty = getattr(sys.stdout, "isatty", None)  # what a user puts in its place may lack it
     return isatty is not None and bool(isatty())
+
+
+def _terminal_width() -> int:
+    try:
+        width = os.get_terminal_size(sys.stdout.fileno()).columns
+    except (AttributeError, ValueError, OSError):  # it says that it is a terminal, and is none of the system's
+        width = 0
+    return width or shutil.get_terminal_size().columns
 
 
 def in_notebook() -> bool:

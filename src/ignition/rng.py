@@ -28,7 +28,7 @@ def check_seed(seed: Any) -> int:
         ArgumentError: If it is no integer from 0 to 2**63 - 1.
     """
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < _SEEDS:
-        raise ArgumentError(f"seed={seed!r}", expected="an integer from 0 to 2**63 - 1")
+        raise ArgumentError(f"seed={seed!r}", expected="an integer from 0 to 2**63 - 1", fix="for example seed=0")
     return int(seed)
 
 

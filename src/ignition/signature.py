@@ -16,7 +16,7 @@ from ignition.errors import ArgumentError, FunctionError, HyperparameterError
 __all__ = ["Signature"]
 
 _COLUMNS = frozenset({"epoch", "step", "seconds", "data_seconds", "lr"})
-_COLUMN_PREFIXES = ("train_", "val_")
+_COLUMN_PREFIXES = ("train_", "val_", "lr_")
 
 Parameter = inspect.Parameter
 
@@ -177,7 +177,7 @@ def check_names(hyper: Iterable[Any]) -> None:
         if name in _COLUMNS or name.startswith(_COLUMN_PREFIXES):
             raise HyperparameterError(
                 f"the hyperparameter {name!r} has the name of a column of history",
-                expected=f"a name other than {', '.join(sorted(_COLUMNS))} that does not begin with train_ or val_",
+                expected=f"none of {', '.join(sorted(_COLUMNS))}, and nothing that begins with train_, val_ or lr_",
                 fix='rename it; the learning rate is the optimizer\'s: set_lr(optimizer, ...) or LinearDecay("lr", ...)'
                 if name == "lr"
                 else "rename it",

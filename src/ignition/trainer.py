@@ -12,18 +12,18 @@ from ignition.arguments import (
     check_batch_axis,
     check_compile,
     check_count,
+    check_evaluation,
     check_hyper,
     check_loader,
     check_model,
     check_not_empty,
     check_optimizer,
     check_rules,
-    eval_signature,
 )
 from ignition.callbacks.base import Callback
 from ignition.callbacks.schedules import bind_schedules
 from ignition.data import iterate
-from ignition.device import as_device, move, move_model
+from ignition.device import as_device, move_model
 from ignition.errors import ArgumentError
 from ignition.events import Events, check_callbacks, check_event
 from ignition.history import History
@@ -33,6 +33,7 @@ from ignition.rng import check_seed, seed_everything
 from ignition.settings import Settings
 from ignition.signature import Signature, check_names
 from ignition.training import Training, check_goal
+from ignition.transfer import transferred
 from ignition.types import EvalFn, Model, PredictFn, TrainFn
 
 __all__ = ["Trainer"]
@@ -111,18 +112,18 @@ class Trainer(Generic[Model]):
     ) -> None:
         check_model(model)
         check_optimizer(optimizer)
-        train_signature = Signature(train_fn, "train_fn")
+        Signature(train_fn, "train_fn")
         check_loader(train_loader, "train_loader")
-        measure_signature = eval_signature(eval_fn, test_loader)
+        check_evaluation(eval_fn, test_loader)
         check_batch_axis(batch_axis)
         self.seed = None if seed is None else check_seed(seed)
         self.device = as_device(device)
         rules = check_rules(accumulate, clip_norm, check_precision(precision))
 
         self.compile = check_compile(compile)
-        self.model = model
+        self._model = model
         self.optimizer = optimizer
-        self.train_fn, self.eval_fn = train_fn, eval_fn
+        self._train_fn, self._eval_fn = train_fn, eval_fn
         self._train_loader, self.test_loader = train_loader, test_loader
         self.batch_axis = batch_axis
         self.state: dict[str, Any] = {}
@@ -135,13 +136,37 @@ class Trainer(Generic[Model]):
         self._seeded = False
         self._fitting = False
         self._precision = precision
-        for signature in (train_signature, measure_signature):
-            if signature is not None:
-                signature.function = autocasting(signature.function, precision, self.device)
+        train_signature = self._read(train_fn, "train_fn")
+        measure_signature = None if eval_fn is None else self._read(eval_fn, "eval_fn")
         move_model(model, optimizer, self.device)
         self._training = Training(self, train_signature, measure_signature, self.device, Progress(progress), rules)
 
     # What can be read and set
+
+    @property
+    def model(self) -> Model:
+        """The user's own model."""
+        return self._model
+
+    @property
+    def train_fn(self) -> TrainFn:
+        """The train function. Another one may be set between fits, as when a notebook's cell is run again."""
+        return self._train_fn
+
+    @train_fn.setter
+    def train_fn(self, function: TrainFn) -> None:
+        self._training.train_signature = self._read(function, "train_fn")
+        self._train_fn = function
+
+    @property
+    def eval_fn(self) -> EvalFn | None:
+        """The eval function; another one may be set between fits."""
+        return self._eval_fn
+
+    @eval_fn.setter
+    def eval_fn(self, function: EvalFn) -> None:
+        self._training.eval_signature = self._read(function, "eval_fn")
+        self._eval_fn = function
 
     @property
     def epoch(self) -> int:
@@ -178,8 +203,7 @@ class Trainer(Generic[Model]):
 
     def training_batches(self) -> Iterator[Any]:
         """The batches of one more pass over the training data, on the device, apart from any fit."""
-        for batch in iterate(self._training.source("again", self._train_loader)):
-            yield move(batch, self.device)
+        return transferred(iterate(self._training.source("again", self._train_loader)), self.device)
 
     @property
     def batch_metrics(self) -> dict[str, Any]:
@@ -343,33 +367,19 @@ class Trainer(Generic[Model]):
             )
         check_loader(loader, "loader")
         check_count(max_steps, "max_steps")
-        training.events.fire("eval_begin")
-        metrics: dict[str, float] = {}
-        for name, model in {"": training.prepare(), **self.averaged}.items():
-            means = loop.evaluate(
-                model,
-                training.eval_signature,
-                training.source("eval", loader),
-                batch_axis=self.batch_axis,
-                device=self.device,
-                hyper=self._hyper,
-                progress=training.progress,
-                max_steps=max_steps,
-            )
-            metrics |= {f"{name}_{metric}" if name else metric: value for metric, value in means.items()}
-        training.events.fire("eval_end")
-        return metrics
+        return loop.measure(training, loader, max_steps)
 
     def predict(self, pred_fn: PredictFn, loader: Iterable[Any]) -> Any:
         """What the model predicts for the data of a loader; see `ignition.predict`."""
-        signature = Signature(pred_fn, "pred_fn")
-        signature.function = autocasting(signature.function, self._precision, self.device)
+        signature = self._read(pred_fn, "pred_fn")
         check_loader(loader, "loader")
-        training = self._training
-        return loop.predict(
-            training.prepare(), signature, training.source("predict", loader), batch_axis=self.batch_axis,
-            device=self.device, progress=training.progress,
-        )  # fmt: skip
+        return loop.predict_with(self._training, signature, loader)
+
+    def _read(self, function: Any, role: str) -> Signature:
+        """What a function takes; when it is called, it is under the Trainer's precision."""
+        signature = Signature(function, role)
+        signature.function = autocasting(signature.function, self._precision, self.device)
+        return signature
 
     def _check_fit(self) -> list[str]:
         """Checks what can be known before the first batch, and gives the schedules their places and first values.

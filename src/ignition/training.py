@@ -17,7 +17,7 @@ from ignition.arguments import check_count
 from ignition.data import iterate, length_of, rekeyed
 from ignition.errors import ArgumentError, IgnitionWarning, OptimizerError
 from ignition.events import Events
-from ignition.metrics import Means
+from ignition.means import Means
 from ignition.optimizers import learning_rates
 from ignition.passes import Pass, looking_ahead
 from ignition.position import Position
@@ -91,6 +91,7 @@ class Training:
         self.events = Events(trainer, (), ())
         self.open_pass: Pass | None = None
         self.steps_unchecked = True
+        self.has_run = False  # whether this fit has used up anything of an open pass
         self.step_dependents: list[str] = []  # what would go wrong in silence if the wrong optimizer stepped
         self._keyed: dict[str, tuple[Any, Any]] = {}
         self._scales: dict[str, Any] = {}
@@ -133,6 +134,7 @@ class Training:
         self.events = events
         self.step_dependents = [*dependents, *watched, *self.rules.described()]
         self.steps_unchecked = True
+        self.has_run = self.open_pass is None
         self.window = None
         if watched or self.rules.described():
             self.window = Window(named(self.trainer.optimizer), self.rules, self.device)
@@ -163,7 +165,9 @@ class Training:
         self.events.fire("epoch_begin")
         # After the event, in which a callback may still set the sampler's epoch or the batch size.
         self.open_pass.length = length_of(trainer.train_loader)
-        batches = iterate(self.source("train", trainer.train_loader), self.position.epoch)
+        asked = perf_counter()
+        batches = iterate(self.source("train", trainer.train_loader), self.position.epoch)  # starts its workers
+        self.open_pass.data_seconds += perf_counter() - asked
         if self.rules.accumulate > 1 and self.open_pass.length is None and isinstance(trainer.train_loader, DataLoader):
             # So that the epoch's last window is known by its last batch. Not for any iterable: an environment would
             # have to go a step ahead of the function.
@@ -192,7 +196,7 @@ class Training:
         if self.window is not None:
             self.window.detach()
             self._scales = self.window.state_dict()
-        if self.trainer.exception is not None:
+        if self.trainer.exception is not None and self.has_run:
             self.drop_pass()
         self.events = Events(self.trainer, (), ())
 
@@ -215,6 +219,7 @@ class Training:
 
     def _set_hooks(self, this: Pass) -> None:
         this.stopped = False
+        this.function = self.train_signature.function
         this.on_batch_begin = self.events.calls("batch_begin")
         this.on_batch_end = self.events.calls("batch_end")
         this.on_step_end = self.events.calls("step_end")
@@ -263,6 +268,7 @@ class Training:
             return  # one that is not torch's takes its steps unseen
         strange = [optimizer for optimizer in stepped if all(optimizer is not one for one in known.values())]
         idle = bool(known) and not any(optimizer is one for optimizer in stepped for one in known.values())
+        idle = idle and not (self.window is not None and self.window.skipped)  # one that overflowed is known
         if not strange and not idle:
             return
         names = ", ".join(type(optimizer).__name__ for optimizer in strange)

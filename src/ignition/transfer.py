@@ -20,8 +20,8 @@ def transferred(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
     the function for one batch has only launched its work when the next batch is asked for, so the copy and that
     work go on side by side. No batch is read before it is asked for.
     """
-    streams: Any = torch.get_device_module(device) if device.type != "cpu" else None
-    if not hasattr(streams, "Stream"):
+    streams: Any = getattr(torch, device.type, None)  # torch.cuda, torch.xpu, ...
+    if device.type == "cpu" or not hasattr(streams, "Stream"):
         for batch in batches:
             yield move(batch, device)
         return

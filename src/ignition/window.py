@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -27,9 +28,17 @@ __all__ = ["UpdateRules", "Window", "check_weight", "total_norm", "trained_param
 class _Gathered:
     """What one optimizer has gathered in the open window."""
 
-    unit: Any  # the weight of its first batch, in which the others are measured, so that losses keep their size
-    total: Any  # the sum of the weights, in that unit
-    parameters: list[Tensor]
+    parameters: list[Tensor]  # those that its first batch gave gradients to
+    unit: Any = 1  # the weight of its first batch, in which the others are measured, so that losses keep their size
+    total: Any = 0.0  # the sum of the weights, in that unit
+
+    def add(self, weight: Any) -> Any:
+        """Adds the weight of a batch, and returns what its loss counts."""
+        if isinstance(self.total, float) and not self.total:  # nothing has counted yet
+            self.unit = _not_zero(weight)
+        share = weight / self.unit
+        self.total = self.total + share
+        return share
 
 
 @dataclass(slots=True, frozen=True)
@@ -75,6 +84,7 @@ class Window:
         self._names = {id(optimizer): name for name, optimizer in optimizers.items()}
         self._optimizers = [one for one in optimizers.values() if isinstance(one, Optimizer)]
         self._scaled = rules.scaled
+        self._settings = rules.described()
         self._scalers: dict[str, GradScaler] = {}
         self._index = 0
         self._weight: Any = 1
@@ -101,7 +111,9 @@ class Window:
 
     def begin_batch(self, weight: float | None, last: bool) -> None:
         """Says what the batch weighs by itself, and whether it is known to be the epoch's last."""
+        self._called.clear()
         if self._index == 0:
+            self._gathered.clear()  # of what a callback may have optimized between two windows
             self.updated.clear()
             self.skipped = False
         self._weight = 1 if weight is None else weight
@@ -109,22 +121,23 @@ class Window:
 
     def end_batch(self, position: Position) -> bool:
         """Whether the batch has closed its window; a step that overflowed is counted as skipped."""
-        self._called.clear()
         self._index += 1
-        if self.closing:
-            self._gathered.clear()
-            self._index = 0
-            position.skipped += self.skipped and not self.updated
-        return self.closing
+        if not self.closing:
+            return False
+        for optimizer, gathered in self._gathered.items():
+            if optimizer not in self._called:  # the function left it out of the last batch, and not of all before
+                self._step(optimizer, gathered, with_norm=False)
+        self._gathered.clear()
+        self._index = 0
+        position.skipped += self.skipped and not self.updated
+        return True
 
     def close(self, position: Position) -> bool:
         """Takes the steps of a window in whose middle the loader has ended; False where none is open."""
         if self._index == 0:
             return False
         self.closing = True
-        for optimizer, gathered in self._gathered.items():
-            self._step(optimizer, gathered, with_norm=False)
-        self._index -= 1
+        self._called.clear()
         return self.end_batch(position)
 
     def state_dict(self) -> dict[str, Any]:
@@ -154,22 +167,28 @@ class Window:
             The norm of the gradient, before it was clipped, where it is wanted and the window closes.
 
         Raises:
-            OptimizerError: If it is the optimizer's second time in one call, in a window of several batches.
+            OptimizerError: If the Trainer does not have the optimizer; in a window of several batches, if it is the
+                optimizer's second time in one call, or another one gathers gradients for the same parameters.
         """
-        gathered = self._gather(optimizer, parameters, self._weight if weight is None else weight)
+        gathered = self._gather(optimizer, parameters)
+        counts = True
         if self.accumulate > 1:
-            loss = loss * (self._last_weight / gathered.unit)
+            weight = self._weight if weight is None else weight
+            counts = isinstance(weight, Tensor) or weight > 0  # a mean over nothing may be NaN, and times 0 still is
+            loss = loss * gathered.add(weight)
         scaler = self._scaler(optimizer)
         if scaler is not None:
             loss = scaler.scale(loss)
         with without_autocast(self._device):
-            torch.autograd.backward(loss, retain_graph=retain_graph, inputs=parameters)
+            if counts:
+                torch.autograd.backward(loss, retain_graph=retain_graph, inputs=parameters)
             return self._step(optimizer, gathered, with_norm) if self.closing else None
 
-    def _gather(self, optimizer: Optimizer, parameters: list[Tensor], weight: Any) -> _Gathered:
-        self._last_weight = weight
+    def _gather(self, optimizer: Optimizer, parameters: list[Tensor]) -> _Gathered:
         gathered = self._gathered.get(optimizer)
-        if self.accumulate > 1 and optimizer in self._called:
+        if gathered is None:
+            self._check_first(optimizer, parameters)
+        elif self.accumulate > 1 and optimizer in self._called:
             raise OptimizerError(
                 f"optimize was called twice on {self._described(optimizer)} in one call of train_fn, with "
                 f"accumulate={self.accumulate}",
@@ -179,21 +198,44 @@ class Window:
         self._called.add(optimizer)
         if gathered is None or self.accumulate == 1:
             optimizer.zero_grad()
-            gathered = self._gathered[optimizer] = _Gathered(_not_zero(weight), 0.0, parameters)
-        gathered.total = gathered.total + weight / gathered.unit
+            gathered = self._gathered[optimizer] = _Gathered(parameters)
         return gathered
+
+    def _check_first(self, optimizer: Optimizer, parameters: list[Tensor]) -> None:
+        """Checks what is new in a window: an optimizer and the parameters that it trains."""
+        if id(optimizer) not in self._names:
+            raise OptimizerError(
+                f"optimize was called on an optimizer that the Trainer does not have ({type(optimizer).__name__}), on "
+                "whose steps something depends: accumulate, clip_norm, fp16, or a callback that counts updates",
+                expected="the optimizer that was given to Trainer(...)",
+                fix="give the Trainer that very object, one of several in a list or dict (in a notebook: run the cell "
+                "that makes the Trainer again)",
+            )
+        if self.accumulate == 1 or not self._gathered:
+            return
+        mine = set(map(id, parameters))
+        for other, gathered in self._gathered.items():
+            shared = sum(id(one) in mine for one in gathered.parameters)
+            if shared:
+                raise OptimizerError(
+                    f"{self._described(optimizer)} and {self._described(other)} train the same parameters ({shared} "
+                    f"of them), with accumulate={self.accumulate}",
+                    expected="parameters of its own for each optimizer that gathers gradients over a window",
+                    fix="add the losses up and use one optimizer, or use accumulate=1",
+                )
 
     def _step(self, optimizer: Optimizer, gathered: _Gathered, with_norm: bool) -> Tensor | None:
         """The gradients' sum becomes their mean; then unscale, clip, step: in this order."""
-        gradients = [parameter.grad for parameter in gathered.parameters if parameter.grad is not None]
+        parameters, gradients = _with_gradients(optimizer)
         if self.accumulate > 1 and gradients:
             torch._foreach_div_(gradients, _not_zero(gathered.total))
-        scaler = self._scaler(optimizer)
+        # Without a gradient there is nothing that could overflow, and a scaler would not let the step pass.
+        scaler = self._scaler(optimizer) if gradients else None
         if scaler is not None:
             scaler.unscale_(optimizer)
-        norm = self._clip(gathered.parameters)
+        norm = self._clip(parameters)
         if norm is None and with_norm:
-            norm = total_norm(gathered.parameters)
+            norm = total_norm(parameters)
         self._stepping = True
         try:
             if scaler is None:
@@ -206,24 +248,25 @@ class Window:
 
     def _scaled_step(self, scaler: GradScaler, optimizer: Optimizer) -> None:
         scaler.step(optimizer)  # waits for the accelerator, to see whether anything overflowed
-        # Not judged by the hooks: a fused optimizer calls them on a step that it skips too.
         found = scaler._found_inf_per_device(optimizer).values()
-        if any(float(infinite.item()) for infinite in found):
-            self.skipped = True
-            self.updated = [one for one in self.updated if one is not optimizer]
+        self.skipped |= any(float(infinite.item()) for infinite in found)
         scaler.update()
 
     def _clip(self, parameters: Sequence[Tensor]) -> Tensor | None:
         """Clips, if that is asked for, and returns the norm from before."""
         if self.clip_norm is None:
             return None
-        return torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        norm = total_norm(parameters)
+        torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        return norm
 
     # The optimizers' side
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._stepping:
             return
+        if (args[1] if len(args) > 1 else kwargs.get("closure")) is not None:
+            self._check_closure(optimizer)
         if self.accumulate > 1 or self._scaled:
             cause = f"accumulate={self.accumulate}" if self.accumulate > 1 else 'precision="fp16"'
             raise OptimizerError(
@@ -232,16 +275,31 @@ class Window:
                 fix="write optimize(loss, optimizer) in the place of zero_grad, backward and step",
             )
         if self.clip_norm is not None:
-            closure = args[1] if len(args) > 1 else kwargs.get("closure")
-            if closure is not None:
-                raise OptimizerError(
-                    f"{type(optimizer).__name__} steps with a closure, and clip_norm={self.clip_norm}",
-                    expected="a step whose gradients are there before it begins: a closure makes its own inside",
-                    fix="clip in the closure, after backward: torch.nn.utils.clip_grad_norm_(parameters, norm)",
-                )
-            self._clip(list(trained_parameters(optimizer)))
+            parameters, gradients = _with_gradients(optimizer)
+            scale = getattr(optimizer, "grad_scale", None)
+            if scale is not None and gradients:  # a GradScaler of the user's leaves it to a fused step to unscale
+                torch._foreach_div_(gradients, scale)
+                optimizer.grad_scale = None  # type: ignore[attr-defined]
+            self._clip(parameters)
+
+    def _check_closure(self, optimizer: Optimizer) -> None:
+        fixes = ["use larger batches in the place of accumulate"] if self.accumulate > 1 else []
+        if self._scaled:
+            fixes.append('use precision="bf16" or "fp32"')
+        if self.clip_norm is not None:
+            fixes.append("clip in the closure, after backward: torch.nn.utils.clip_grad_norm_(parameters, norm)")
+        if fixes:
+            raise OptimizerError(
+                f"{type(optimizer).__name__} steps with a closure, with {', '.join(self._settings)}",
+                expected="a step whose gradients are there before it begins: a closure makes its own inside",
+                fix="; ".join(fixes),
+            )
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # A fused optimizer is called by a GradScaler on an overflow too, and leaves the step out by itself.
+        infinite = getattr(optimizer, "found_inf", None)
+        if infinite is not None and infinite.item():
+            return
         if not any(optimizer is one for one in self.updated):
             self.updated.append(optimizer)
 
@@ -269,6 +327,12 @@ def trained_parameters(optimizer: Optimizer) -> Iterator[Tensor]:
     return (one for group in optimizer.param_groups for one in group["params"] if one.requires_grad)
 
 
+def _with_gradients(optimizer: Optimizer) -> tuple[list[Tensor], list[Tensor]]:
+    """Those parameters that the step will move, with what it will move them by."""
+    parameters = [one for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
+    return parameters, [one.grad for one in parameters]
+
+
 def total_norm(parameters: Sequence[Tensor]) -> Tensor:
     """The norm of the gradient over all parameters, a 0-d tensor."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -276,16 +340,23 @@ def total_norm(parameters: Sequence[Tensor]) -> Tensor:
     return torch.nn.utils.get_total_norm([one.coalesce().values() if one.is_sparse else one for one in gradients])
 
 
-def check_weight(weight: Any) -> None:
-    """Raises ArgumentError if `weight` cannot weigh a batch; one on an accelerator is not looked at."""
+def check_weight(weight: Any) -> float | Tensor:
+    """`weight` as a number, or as a tensor if it is on an accelerator, where it is not looked at.
+
+    Raises:
+        ArgumentError: If it cannot weigh a batch.
+    """
+    given = repr(weight)
     if isinstance(weight, Tensor):
-        if weight.ndim == 0 and not weight.is_complex() and (not weight.is_cpu or 0 <= weight.item() < float("inf")):
-            return
-        given = f"a tensor of shape {tuple(weight.shape)}" if weight.ndim else f"{weight.item()}"
-    else:
-        if isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0 <= weight < float("inf"):
-            return
-        given = repr(weight)
+        given = f"a tensor of shape {tuple(weight.shape)} and type {weight.dtype}"
+        if weight.ndim == 0 and not weight.is_complex():
+            if not weight.is_cpu:
+                return weight.detach()
+            weight = weight.item()
+            given = f"{weight}"
+    number = float(weight) if isinstance(weight, Real) and not isinstance(weight, bool) else -1.0
+    if 0 <= number < float("inf"):
+        return number
     raise ArgumentError(
         f"optimize was given the weight {given}",
         expected="a finite number of 0 or more, or a 0-d tensor: how many samples or tokens the loss is the mean of",

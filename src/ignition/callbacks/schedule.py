@@ -226,7 +226,9 @@ class Schedule(Callback):
         if self.group is None:
             if self.name in trainer.hyper or self.name in parameters:
                 return None
-            if not any(self.name in group for each in optimizers.values() for group in each.param_groups):
+            if not any(
+                self.name in group for each in optimizers.values() for group in getattr(each, "param_groups", ())
+            ):
                 return None
         if len(optimizers) != 1:
             raise ArgumentError(

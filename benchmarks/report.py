@@ -1,0 +1,171 @@
+"""What was measured, as tables in Markdown."""
+
+from statistics import median
+
+# The modules of benchmarks/peers/ in the order of the tables: what each is called, and the package it measures.
+LIBRARIES = {
+    "by_hand": ("hand-written loop", "torch"),
+    "ignition_": ("Ignition", "torch-ignition"),
+    "ignition_own_step": ("Ignition, own train function", "torch-ignition"),
+    "ignite_": ("Ignite", "pytorch-ignite"),
+    "poutyne_": ("Poutyne", "poutyne"),
+    "skorch_": ("skorch", "skorch"),
+    "accelerate_": ("Accelerate", "accelerate"),
+    "transformers_": ("Hugging Face Trainer", "transformers"),
+    "fastai_": ("fastai", "fastai"),
+    "keras_": ("Keras on torch", "keras"),
+    "lightning_": ("Lightning", "lightning"),
+    "by_hand_in_memory": ("hand-written loop, direct index", "torch"),
+    "ignition_in_memory": ("Ignition, TensorLoader", "torch-ignition"),
+}
+NOOPS = {
+    "noop_minimal_reference": "minimal reference loop",
+    "noop": "a run",
+    "noop_five_callbacks": "a run, five callbacks without batch hooks",
+    "noop_evaluate": "evaluation",
+}
+READS = {
+    "read_direct_index": "direct index `x[indices], y[indices]`",
+    "read_tensor_loader": "TensorLoader",
+    "read_data_loader": "DataLoader over a TensorDataset",
+    "read_fit_tensor_loader": "Trainer over the TensorLoader",
+    "read_fit_tensor_loader_seed": "the same with `seed=0`",
+    "read_fit_data_loader": "Trainer over the DataLoader",
+    "read_fit_data_loader_seed": "the same with `seed=0`",
+}
+KINDS = ("floats", "tensors")  # what the metrics of a step that does nothing are
+MEASURES = {
+    "tiny": "the tiny classifier, µs a step",
+    "digits": "digits, seconds",
+    "import": "import, ms",
+    "memory": "memory, MiB",
+}
+
+
+class Figures:
+    """What all rounds found, by module and key; what failed is missing."""
+
+    def __init__(self, rounds: list[dict[str, dict]]) -> None:
+        self.rounds = rounds
+        self.modules = [module for module in LIBRARIES if module in rounds[0]]
+
+    def values(self, module: str, key: str) -> list[float]:
+        return [found[module][key] for found in self.rounds if key in found.get(module, ())]
+
+    def ratios(self, module: str, key: str, base: str, base_key: str | None = None) -> list[float]:
+        """A module's figure by that of another, round by round."""
+        return [figure / other for figure, other in self._pairs(module, key, base, base_key or key)]
+
+    def above(self, module: str, key: str, base: str, base_key: str | None = None) -> list[float]:
+        """A module's figure less that of another, round by round."""
+        return [figure - other for figure, other in self._pairs(module, key, base, base_key or key)]
+
+    def errors(self, module: str) -> dict[str, str]:
+        return {work: error for found in self.rounds for work, error in found[module]["errors"].items()}
+
+    def _pairs(self, module: str, key: str, base: str, base_key: str) -> list[tuple[float, float]]:
+        pairs = [(found.get(module, {}).get(key), found.get(base, {}).get(base_key)) for found in self.rounds]
+        return [pair for pair in pairs if None not in pair]
+
+
+def tables(figures: Figures) -> dict[str, str]:
+    """All tables by the names that page.md calls them."""
+    return {
+        "tiny": run_table(figures, "tiny", "µs a step", "above, µs"),
+        "digits": run_table(figures, "digits", "seconds", "above, s"),
+        "noop": noop_table(figures),
+        "imports": import_table(figures),
+        "reading": reading_table(figures),
+        "losses": losses(figures),
+        "failures": failures(figures),
+    }
+
+
+def run_table(figures: Figures, key: str, unit: str, above: str) -> str:
+    rows = []
+    for module in figures.modules:
+        values = figures.values(module, key)
+        base = hand_written(module)
+        if values and figures.values(base, key):
+            cells = [number(median(values)), number(median(figures.above(module, key, base)))]
+            row = [LIBRARIES[module][0], *cells, *spread(figures.ratios(module, key, base))]
+            rows.append([*row, f"{median(figures.values(module, 'accuracy')):.3f}"] if key == "digits" else row)
+    head = ["", unit, above, "ratio: median", "min", "max"]
+    return table([*head, "test accuracy"] if key == "digits" else head, rows)
+
+
+def noop_table(figures: Figures) -> str:
+    rows = []
+    for module in figures.modules:
+        for key, label in NOOPS.items():
+            floats, tensors = (
+                spread(figures.above(module, f"{key} {kind}", "by_hand", f"noop {kind}")) for kind in KINDS
+            )
+            if any(floats + tensors) and (module, key) != ("by_hand", "noop"):
+                name = label if module == "by_hand" else f"{LIBRARIES[module][0]}: {label}"
+                rows.append([name, *floats, *tensors])
+    return table(
+        ["above the bare loop, µs a step", "floats: median", "min", "max", "tensors: median", "min", "max"], rows
+    )
+
+
+def import_table(figures: Figures) -> str:
+    rows = []
+    for module in figures.modules:
+        memory = figures.values(module, "memory")
+        if memory and not module.endswith(("_in_memory", "_own_step")):
+            rows.append([LIBRARIES[module][0], *spread(figures.values(module, "import")), *spread(memory)])
+    return table(["", "import, ms: median", "min", "max", "memory, MiB: median", "min", "max"], rows)
+
+
+def reading_table(figures: Figures) -> str:
+    ratios = {key: figures.ratios("loading", key, "loading", "read_direct_index") for key in READS}
+    rows = [
+        [label, number(median(figures.values("loading", key))), *spread(ratios[key])]
+        for key, label in READS.items()
+        if ratios[key]
+    ]
+    return table(["", "µs a batch of 32", "ratio: median", "min", "max"], rows)
+
+
+def losses(figures: Figures) -> str:
+    """Every library that did better than Ignition at something, by the medians."""
+    peers = [module for module in figures.modules if not module.startswith(("by_hand", "ignition_"))]
+    lines = []
+    for key, label in MEASURES.items():
+        own = median(figures.values("ignition_", key) or [0])
+        for module in peers:
+            theirs = figures.values(module, key)
+            if theirs and median(theirs) < own:
+                lines.append(f"- {label}: {LIBRARIES[module][0]} {number(median(theirs))}, Ignition {number(own)}")
+    return "\n".join(lines) or "- At none of these to any of the libraries, in this run."
+
+
+def failures(figures: Figures) -> str:
+    names = {module: LIBRARIES[module][0] for module in figures.modules} | {"loading": "reading data"}
+    lines = [
+        f"- {name}, {work}: {' '.join(error.split())[:200]}"
+        for module, name in names.items()
+        if module in figures.rounds[0]
+        for work, error in figures.errors(module).items()
+    ]
+    return "\n".join(lines) or "- Nothing failed."
+
+
+def hand_written(module: str) -> str:
+    return "by_hand_in_memory" if module.endswith("_in_memory") else "by_hand"
+
+
+def spread(values: list[float]) -> list[str]:
+    return [number(take(values)) for take in (median, min, max)] if values else ["", "", ""]
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    if not rows:
+        return ""
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *rows])

@@ -1,0 +1,304 @@
+"""Means of whatever metrics a function returns: weighted by what each batch counts, and mergeable."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ignition.errors import IgnitionWarning, MetricError
+
+__all__ = ["Means"]
+
+_EXPECTED = (
+    "a dict of metrics, one scalar (the loss) or None; a metric is a number, a 0-d tensor, "
+    "a (value, weight) pair or an object with update, compute and reset"
+)
+_FIX = "return, for example, {'loss': loss}; average what has several elements, and leave out what is no number"
+_WEIGHT_FIX = "return (value, how many samples or tokens it is the mean of)"
+_WEIGHT = "a finite weight of 0 or more"
+
+
+class Means:
+    """Running means of whatever metrics a function returns.
+
+    Each metric is a sum and a weight, so that the mean over a ragged epoch is the mean over its samples, and
+    the means of two parts can be merged into the mean of the whole. What is on the CPU is summed as a Python
+    float (64 bits); what is on an accelerator is summed there, and waited for only in `compute`.
+
+    Args:
+        source: The name of the function whose results are added, for messages.
+    """
+
+    def __init__(self, source: str = "the function") -> None:
+        self.source = source
+        self.last: dict[str, Any] = {}
+        """What was added last: floats, detached tensors where they are on an accelerator, and metric objects."""
+        self._names: dict[str, None] = {}  # in the order of their first appearance
+        self._sums: dict[str, list[float]] = {}  # name: [sum of value * weight, sum of weight]
+        self._device_sums: dict[str, _DeviceSum] = {}
+        self._objects: dict[str, Any] = {}
+        self._warned = False
+
+    def add(self, result: Any, weight: float | None) -> None:
+        """Adds what a function returned for one batch.
+
+        Args:
+            result: A mapping from names to metrics, one scalar (read as ``{"loss": it}``), or None.
+            weight: What the batch counts; None where it does not say: it counts 1, with one warning.
+
+        Raises:
+            MetricError: If the result holds anything else.
+        """
+        if result.__class__ is not dict:
+            result = self._as_metrics(result)
+        if not weight:
+            if weight is None:
+                weight = self._unknown_weight(result)
+            else:  # an empty batch: its values, mostly NaN, count for nothing
+                result = {name: (value, 0) if _is_scalar(value) else value for name, value in result.items()}
+        sums = self._sums
+        last = {}
+        for name, value in result.items():
+            if value.__class__ is not float:
+                if value.__class__ is Tensor and value.is_cpu and not value.ndim:
+                    value = value.item()  # on the CPU: there is no device to wait for
+                if value.__class__ is not float:
+                    last[name] = self._add_other(name, value, weight)
+                    continue
+            last[name] = value
+            try:
+                entry = sums[name]
+            except KeyError:
+                entry = self._new_sum(name)
+            entry[0] += value * weight
+            entry[1] += weight
+        self.last = last
+
+    def compute(self) -> dict[str, float]:
+        """The means, by name; NaN where all weights were 0. Waits once for each accelerator.
+
+        Raises:
+            MetricError: If a metric object computes anything but numbers, or a weight on an accelerator was none.
+        """
+        return dict(self._all(objects=True))
+
+    def running(self) -> dict[str, float]:
+        """The means without those of metric objects, whose ``compute`` may be costly: for showing progress."""
+        return dict(self._all(objects=False))
+
+    def reset(self) -> None:
+        """Forgets everything, metric objects included; what was added last stays."""
+        for metric in self._objects.values():
+            metric.reset()
+        self._names.clear()
+        self._sums.clear()
+        self._device_sums.clear()
+        self._objects.clear()
+
+    def merge(self, other: Means) -> None:
+        """Adds the sums and weights of `other`: the result is as if all had been added here."""
+        for name, (total, weight) in other.state_dict().items():
+            entry = self._sums.get(name) or self._new_sum(name)
+            entry[0] += total
+            entry[1] += weight
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """``{name: [sum, weight]}``, those on accelerators included; metric objects keep their own state."""
+        state = {name: list(entry) for name, entry in self._sums.items()}
+        for name, total, weight in _read(self._device_sums, self.source):
+            entry = state.setdefault(name, [0.0, 0.0])
+            entry[0] += total
+            entry[1] += weight
+        return {name: state[name] for name in self._names if name in state}
+
+    def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
+        """Takes back what `state_dict` returned, in place of what was there."""
+        self.reset()
+        self.last = {}
+        for name, (total, weight) in state.items():
+            self._new_sum(name)[:] = [total, weight]
+
+    def _all(self, objects: bool) -> list[tuple[str, float]]:
+        state = self.state_dict()
+        means: list[tuple[str, float]] = []
+        for name in self._names:
+            if name in state:
+                total, weight = state[name]
+                means.append((name, total / weight if weight else math.nan))
+            elif objects:
+                means.extend(_computed(name, self._objects[name].compute(), self.source))
+        return means
+
+    def _as_metrics(self, result: Any) -> Mapping[str, Any]:
+        if result is None:
+            return {}
+        if isinstance(result, Mapping):
+            return dict(result)
+        if isinstance(result, Tensor) or _is_number(result):
+            return {"loss": result}
+        raise MetricError(f"{self.source} returned {_description(result)}", expected=_EXPECTED, fix=_FIX)
+
+    def _unknown_weight(self, result: Mapping[str, Any]) -> float:
+        if not self._warned and any(_is_scalar(value) for value in result.values()):
+            self._warned = True
+            warnings.warn(
+                f"the batches for {self.source} hold no tensor whose size could weigh them, so each counts 1; "
+                "return (value, weight) pairs if they differ in size",
+                IgnitionWarning,
+                stacklevel=2,
+            )
+        return 1.0
+
+    def _new_name(self, name: Any, is_object: bool = False) -> None:
+        if not isinstance(name, str):
+            raise MetricError(
+                f"{self.source} returned a metric named {name!r}", expected="names that are strings", fix=_FIX
+            ) from None
+        if name in self._names and is_object is not (name in self._objects):
+            raise MetricError(
+                f"{self.source} returned {name!r} now as a number and now as a metric object",
+                expected="the same kind for each batch",
+            )
+        self._names[name] = None
+
+    def _new_sum(self, name: Any) -> list[float]:
+        self._new_name(name)
+        return self._sums.setdefault(name, [0.0, 0.0])
+
+    def _add_other(self, name: str, value: Any, weight: float) -> Any:
+        """Adds what is not exactly a float, and returns what there is to remember of it."""
+        if isinstance(value, tuple) and len(value) == 2:
+            value, weight = value
+            if not (_is_number(weight) or isinstance(weight, Tensor)):
+                self._refuse(name, (value, weight))
+            return self._add_weighted(name, self._scalar(name, value), self._scalar(name, weight))
+        if isinstance(value, Tensor):
+            return self._add_weighted(name, self._scalar(name, value), weight)
+        if _is_number(value):
+            return self._add_weighted(name, float(value), weight)
+        if all(callable(getattr(value, method, None)) for method in ("update", "compute", "reset")):
+            self._new_name(name, is_object=True)
+            if self._objects.setdefault(name, value) is not value:
+                raise MetricError(
+                    f"{self.source} returned another object as {name!r} than for the batch before",
+                    expected="one object, which keeps its state over the batches",
+                    fix="make the metric once, outside the function",
+                )
+            return value
+        return self._refuse(name, value)
+
+    def _scalar(self, name: str, value: Any) -> Any:
+        """A number or 0-d tensor as a float, or as a detached tensor where that is on an accelerator."""
+        if not isinstance(value, Tensor):
+            return float(value) if _is_number(value) else self._refuse(name, value)
+        if value.ndim:
+            raise MetricError(
+                f"{self.source} returned a tensor of shape {tuple(value.shape)} as {name!r}",
+                expected="a 0-d tensor",
+                fix=f"return its mean, {{{name!r}: value.mean()}}, or leave it out",
+            )
+        if value.is_complex():
+            self._refuse(name, value)
+        return float(value.item()) if value.is_cpu else value.detach()
+
+    def _add_weighted(self, name: str, value: Any, weight: Any) -> Any:
+        if not isinstance(weight, Tensor) and not 0 <= weight < math.inf:
+            raise MetricError(f"{self.source} returned the weight {weight} for {name!r}", _WEIGHT, _WEIGHT_FIX)
+        if isinstance(value, Tensor) or isinstance(weight, Tensor):
+            if name not in self._device_sums:
+                self._new_name(name)
+                self._device_sums[name] = _DeviceSum(value.device if isinstance(value, Tensor) else weight.device)
+            self._device_sums[name].add(value, weight)
+            return value
+        entry = self._sums.get(name) or self._new_sum(name)
+        if weight:  # a weight of 0 counts for nothing, even where the value is NaN
+            entry[0] += value * weight
+            entry[1] += weight
+        return value
+
+    def _refuse(self, name: str, value: Any) -> NoReturn:
+        raise MetricError(f"{self.source} returned {_description(value)} as {name!r}", expected=_EXPECTED, fix=_FIX)
+
+
+class _DeviceSum:
+    """The sum and the weight of one metric on an accelerator, added to there without waiting for it.
+
+    A Python number that is made into a tensor there would be waited for, so numbers stay numbers.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        # MPS has no 64-bit floats.
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self.parts = torch.zeros(3, dtype=dtype, device=device)  # sum of value * weight, of weight; lowest weight
+        self.total, self.weight, self.lowest = self.parts[0], self.parts[1], self.parts[2]
+        self.known_weight = 0.0  # the sum of those weights that are Python numbers
+
+    def add(self, value: Any, weight: Any) -> None:
+        if not isinstance(weight, Tensor):
+            if weight:  # a weight of 0 counts for nothing, even where the value is NaN
+                self.total.add_(value.to(self.total.device), alpha=weight)
+                self.known_weight += weight
+            return
+        # What the weight is cannot be seen without waiting: the lowest one is kept, and judged when it is read.
+        weight = weight.to(self.parts)
+        if isinstance(value, Tensor):
+            value = value.to(self.parts)
+        self.total += (weight * value).masked_fill(weight == 0, 0)
+        self.weight += weight
+        torch.minimum(self.lowest, weight, out=self.lowest)
+
+
+def _read(sums: Mapping[str, _DeviceSum], source: str) -> Iterator[tuple[str, float, float]]:
+    """The name, sum and weight of each metric on an accelerator."""
+    names: dict[torch.device, list[str]] = {}
+    for name, entry in sums.items():
+        names.setdefault(entry.parts.device, []).append(name)
+    for there in names.values():
+        # The one place where metrics wait for the accelerator.
+        rows = torch.stack([sums[name].parts for name in there]).cpu().tolist()
+        for name, (total, weight, lowest) in zip(there, rows, strict=True):
+            if not (lowest >= 0 and math.isfinite(weight)):
+                raise MetricError(
+                    f"{source} returned a weight below 0 or not finite for {name!r}", _WEIGHT, _WEIGHT_FIX
+                )
+            yield name, total, weight + sums[name].known_weight
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim == 0 and value.dtype.kind in "fiub"
+    return isinstance(value, (float, int, numbers.Real, np.bool_))  # the quick ones first
+
+
+def _is_scalar(value: Any) -> bool:
+    return _is_number(value) or (isinstance(value, Tensor) and value.ndim == 0)
+
+
+def _description(value: Any) -> str:
+    if isinstance(value, (Tensor, np.ndarray)):
+        kind = "a tensor" if isinstance(value, Tensor) else "an array"
+        return f"{kind} of shape {tuple(value.shape)} and {value.dtype}"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _computed(name: str, value: Any, source: str) -> list[tuple[str, float]]:
+    """What a metric object computed, as floats; a collection of metrics gives one for each of its names."""
+    if isinstance(value, Mapping):
+        return [pair for key, item in value.items() for pair in _computed(f"{name}_{key}", item, source)]
+    if isinstance(value, Tensor) and value.ndim == 0:
+        value = value.item()  # waits for the device of the metric
+    if _is_number(value):
+        return [(name, float(value))]
+    raise MetricError(
+        f"the metric {name!r} of {source} computed {_description(value)}",
+        expected="one number",
+        fix="have it average over the classes (torchmetrics: average='macro'), or return its parts by name",
+    )
