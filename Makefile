@@ -39,7 +39,7 @@ bench: .venv-bench/.installed ## compare the speed with other libraries and writ
 	@.venv-bench/bin/python benchmarks/run.py --write
 
 bench-quick: .venv/.installed-demo ## compare the speed with the hand-written loop alone, in two minutes
-	@$(BIN)/python benchmarks/run.py --no-peers --rounds 3 --seconds 0.5
+	@$(BIN)/python benchmarks/run.py --no-peers --rounds 3
 
 clean: ## remove all that these commands made, .venv included
 	rm -rf .venv .venv-bench runs build dist src/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 
-from benchmarks.report import LIBRARIES, Figures, table, tables
+from benchmarks.report import LIBRARIES, Figures, tables
 
 HERE = Path(__file__).parent
 OWN_COLOR, OTHER_COLOR, TEXT_COLOR = "#e8590c", "#7d8fa3", "#7a7f87"  # seen on white and on black alike
@@ -53,8 +53,8 @@ def features(figures: Figures) -> str:
     for module in figures.modules:
         path = HERE / "peers" / f"{module}.py"
         said = ast.get_docstring(ast.parse(path.read_text()))
-        rows.append([f"[{module}.py](../benchmarks/peers/{module}.py)", " ".join(said.split())])
-    return table(["file", "what it runs"], rows)
+        rows.append(f"- [{module}.py](../benchmarks/peers/{module}.py): {' '.join(said.split())}")
+    return "\n".join(rows)
 
 
 def draw(figures: Figures, path: Path) -> None:
@@ -62,8 +62,7 @@ def draw(figures: Figures, path: Path) -> None:
     from matplotlib import pyplot
 
     modules = [module for module in figures.modules if not module.endswith(("_in_memory", "_own_step"))][::-1]
-    pyplot.rcParams.update({"text.color": TEXT_COLOR, "svg.hashsalt": "benchmarks", "svg.fonttype": "none"})
-    pyplot.rcParams.update({"font.family": ["Helvetica", "Arial", "DejaVu Sans", "sans-serif"]})
+    pyplot.rcParams.update({"text.color": TEXT_COLOR, "svg.hashsalt": "benchmarks"})
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 0.8 + 0.3 * len(modules)), sharey=True, layout="constrained")
     panels[0].set_title("A step of a tiny classifier", fontsize=11)
     panels[1].set_title("Five epochs of digits", fontsize=11)

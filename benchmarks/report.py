@@ -33,7 +33,6 @@ READS = {
     "read_fit_data_loader": "Trainer over the DataLoader",
     "read_fit_data_loader_seed": "the same with `seed=0`",
 }
-KINDS = ("floats", "tensors")  # what the metrics of a step that does nothing are
 MEASURES = {
     "tiny": "the tiny classifier, µs a step",
     "digits": "digits, seconds",
@@ -82,39 +81,42 @@ def tables(figures: Figures) -> dict[str, str]:
 
 
 def run_table(figures: Figures, key: str, unit: str, above: str) -> str:
+    head = ["", unit, above, "ratio: median", "min", "max", *(["test accuracy"] if key == "digits" else [])]
     rows = []
     for module in figures.modules:
-        values = figures.values(module, key)
-        base = hand_written(module)
-        if values and figures.values(base, key):
-            cells = [number(median(values)), number(median(figures.above(module, key, base)))]
-            row = [LIBRARIES[module][0], *cells, *spread(figures.ratios(module, key, base))]
-            rows.append([*row, f"{median(figures.values(module, 'accuracy')):.3f}"] if key == "digits" else row)
-    head = ["", unit, above, "ratio: median", "min", "max"]
-    return table([*head, "test accuracy"] if key == "digits" else head, rows)
+        base = "by_hand_in_memory" if module.endswith("_in_memory") else "by_hand"
+        more = figures.above(module, key, base)
+        cells = ["failed, see below"] + [""] * (len(head) - 2)
+        if more:
+            cells = [number(median(figures.values(module, key))), number(median(more))]
+            cells += spread(figures.ratios(module, key, base))
+            cells += [number(median(figures.values(module, "accuracy")))] if key == "digits" else []
+        rows.append([LIBRARIES[module][0], *cells])
+    return table(head, rows)
 
 
 def noop_table(figures: Figures) -> str:
-    rows = []
-    for module in figures.modules:
-        for key, label in NOOPS.items():
-            floats, tensors = (
-                spread(figures.above(module, f"{key} {kind}", "by_hand", f"noop {kind}")) for kind in KINDS
-            )
-            if any(floats + tensors) and (module, key) != ("by_hand", "noop"):
-                name = label if module == "by_hand" else f"{LIBRARIES[module][0]}: {label}"
-                rows.append([name, *floats, *tensors])
-    return table(
-        ["above the bare loop, µs a step", "floats: median", "min", "max", "tensors: median", "min", "max"], rows
-    )
+    head = ["above the bare loop, µs a step"]
+    rows = {}
+    for kind in ("floats", "tensors"):
+        head += [f"{kind}: median", "min", "max", "by the reference"]
+        bare = ("by_hand", f"noop {kind}")
+        reference = figures.above("by_hand", f"noop_minimal_reference {kind}", *bare)
+        for module in figures.modules:
+            for key, label in NOOPS.items():
+                costs = figures.above(module, f"{key} {kind}", *bare)
+                if costs and (module, key) != ("by_hand", "noop"):
+                    name = label if module == "by_hand" else f"{LIBRARIES[module][0]}: {label}"
+                    rows.setdefault(name, [name]).extend([*spread(costs), number(median(costs) / median(reference))])
+    return table(head, list(rows.values()))
 
 
 def import_table(figures: Figures) -> str:
     rows = []
     for module in figures.modules:
-        memory = figures.values(module, "memory")
-        if memory and not module.endswith(("_in_memory", "_own_step")):
-            rows.append([LIBRARIES[module][0], *spread(figures.values(module, "import")), *spread(memory)])
+        if not module.endswith(("_in_memory", "_own_step")):
+            cells = [cell for key in ("import", "memory") for cell in spread(figures.values(module, key))]
+            rows.append([LIBRARIES[module][0], *cells])
     return table(["", "import, ms: median", "min", "max", "memory, MiB: median", "min", "max"], rows)
 
 
@@ -152,12 +154,8 @@ def failures(figures: Figures) -> str:
     return "\n".join(lines) or "- Nothing failed."
 
 
-def hand_written(module: str) -> str:
-    return "by_hand_in_memory" if module.endswith("_in_memory") else "by_hand"
-
-
 def spread(values: list[float]) -> list[str]:
-    return [number(take(values)) for take in (median, min, max)] if values else ["", "", ""]
+    return [number(take(values)) for take in (median, min, max)] if values else ["failed", "", ""]
 
 
 def number(value: float) -> str:
@@ -165,7 +163,13 @@ def number(value: float) -> str:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, padded so that a terminal shows it well too."""
     if not rows:
         return ""
-    rule = ["---"] + ["---:"] * (len(head) - 1)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *rows])
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    rule = ["-" * widths[0], *(f"{'-' * (width - 1)}:" for width in widths[1:])]
+    lines = [
+        [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))]
+        for cells in [head, rule, *rows]
+    ]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

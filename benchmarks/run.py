@@ -24,6 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import page, report  # noqa: E402 (found from the line above)
 
+RESULTS = ROOT / "runs" / "benchmarks.json"
+
 OWN = ("by_hand", "by_hand_in_memory", "ignition_", "ignition_own_step", "ignition_in_memory", "loading")
 PEERS = ("ignite_", "poutyne_", "skorch_", "accelerate_", "transformers_", "fastai_", "keras_", "lightning_")
 
@@ -42,12 +44,28 @@ ENVIRONMENT = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (default: 5)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="about how long one measurement runs (default: 1)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="about how long a measurement runs (default: 0.5)")
     parser.add_argument("--no-peers", action="store_true", help="the hand-written loop and Ignition alone")
     parser.add_argument("--only", nargs="+", metavar="MODULE", help="some modules of benchmarks/peers/ alone")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and the chart")
+    parser.add_argument("--again", action="store_true", help="measure nothing: take the figures of the run before")
     arguments = parser.parse_args()
 
+    if arguments.again:
+        rounds = json.loads(RESULTS.read_text())
+    else:
+        rounds = measured_in_rounds(arguments)
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(rounds))
+    figures = report.Figures(rounds)
+    for name, table in report.tables(figures).items():
+        print(f"\n{name}\n\n{table}")
+    if arguments.write:
+        page.write(figures, ROOT / "docs")
+
+
+def measured_in_rounds(arguments: argparse.Namespace) -> list[dict[str, dict]]:
+    """What `measure.py` found, by module, in each round."""
     modules = arguments.only or (OWN if arguments.no_peers else OWN + PEERS)
     rounds = []
     for number in range(1, arguments.rounds + 1):
@@ -58,12 +76,7 @@ def main() -> None:
             rounds[-1][module] = measured(module, arguments.seconds)
             errors = "".join(f"  {work}: {error}" for work, error in rounds[-1][module]["errors"].items())
             print(f"round {number}  {module:<20} {perf_counter() - started:5.1f} s{errors}"[:200], flush=True)
-
-    figures = report.Figures(rounds)
-    for name, table in report.tables(figures).items():
-        print(f"\n{name}\n\n{table}")
-    if arguments.write:
-        page.write(figures, ROOT / "docs")
+    return rounds
 
 
 def measured(module: str, seconds: float, limit: float = 180) -> dict:

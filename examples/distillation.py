@@ -1,6 +1,6 @@
-"""A teacher answers while a student learns: elsewhere it is wrapped into the student's module, and lands in its weights.
-Here the teacher is any variable that `train_fn` sees, in evaluation mode and without gradients as you left it;
-the batch need have no labels at all, and only the student is trained, moved, scheduled and saved.
+"""A teacher answers while a student learns: elsewhere both go into one module, and the teacher into its checkpoints,
+its modes and its devices. Here the teacher is a variable that `train_fn` sees, and stays as you left it, without
+gradients and in evaluation mode; batches need no labels, and the student alone is trained, scheduled and saved.
 
     python examples/distillation.py
 
@@ -89,12 +89,14 @@ def main(epochs: int = 40, teacher_epochs: int = 10) -> Trainer:
     )
     trainer.fit(epochs=epochs)
     last = trainer.history.last
-    print(f"The student reads {last['val_acc']:.1%} of the digits, and {last['val_unseen']:.1%} of those never shown.")
+    print(
+        f"The student reads {last['val_acc']:.1%} of the digits right, and of the {UNSEEN}s, none of which it was ever "
+        f"shown, {last['val_unseen']:.1%}."
+    )
     return trainer
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Teaches a small network digits from the answers of a larger one.")
     parser.add_argument("--epochs", type=int, default=40, help="passes over the student's images (default: 40)")
-    arguments = parser.parse_args()
-    main(arguments.epochs)
+    main(parser.parse_args().epochs)

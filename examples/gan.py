@@ -88,7 +88,7 @@ def main(epochs: int = 25, samples: int = 25_600) -> Trainer:
         TensorLoader(torch.randn(2000, NOISE), batch_size=2000),
         clip_norm=1.0,
     )
-    trainer.callbacks = [LinearDecay("lr", 0.003, 0, max_epochs=epochs, optimizer=name) for name in optimizers]
+    trainer.callbacks = [LinearDecay("lr", 0.003, 0.0001, max_epochs=epochs, optimizer=name) for name in optimizers]
     trainer.fit(epochs=epochs)
 
     drawn, normal = trainer.history.last, quality(points.mean() + points.std() * torch.randn(2000, 2))

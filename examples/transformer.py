@@ -30,6 +30,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.characters = nn.Embedding(CHARACTERS, WIDTH)
         self.places = nn.Embedding(LONGEST, WIDTH)
+        for embedding in (self.characters, self.places):
+            nn.init.normal_(embedding.weight, std=0.1)
         layer = nn.TransformerEncoderLayer(WIDTH, 4, 4 * WIDTH, 0.0, "gelu", batch_first=True, norm_first=True)
         self.blocks = nn.TransformerEncoder(layer, layers, nn.LayerNorm(WIDTH), enable_nested_tensor=False)
         self.next = nn.Linear(WIDTH, CHARACTERS)
@@ -66,11 +68,11 @@ def write(model: nn.Module, length: int) -> str:
     return bytes(text[0].tolist()).decode().strip("\0")
 
 
-def main(steps: int = 300, precision: str = "bf16") -> Trainer:
+def main(steps: int = 500, precision: str = "bf16") -> Trainer:
     seed_everything(0)
     train_text, test_text = make_paragraphs()
     model = Transformer()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.003, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.005, weight_decay=0.01)
 
     def loss_of(model, inputs, targets):
         return functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()), (targets >= 0).sum()
@@ -94,7 +96,7 @@ def main(steps: int = 300, precision: str = "bf16") -> Trainer:
         accumulate=4,
         clip_norm=1.0,
     )
-    trainer.callbacks = [Warmup(steps // 10, then=CosineDecay("lr", 0.003, max_steps=steps - steps // 10))]
+    trainer.callbacks = [Warmup(steps // 10, then=CosineDecay("lr", 0.005, max_steps=steps - steps // 10))]
     trainer.fit(steps=steps, eval_every=max(1, steps // 5))
     print(f"A character takes {trainer.history.last['val_loss']:.2f} nats. The model writes:")
     print(write(model.eval(), LONGEST))
@@ -103,7 +105,7 @@ def main(steps: int = 300, precision: str = "bf16") -> Trainer:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Teaches a small transformer to write Python's documentation.")
-    parser.add_argument("--steps", type=int, default=300, help="steps, of four batches each (default: 300)")
+    parser.add_argument("--steps", type=int, default=500, help="steps, of four batches each (default: 500)")
     parser.add_argument("--precision", default="bf16", choices=["fp32", "bf16"], help="(default: bf16)")
     arguments = parser.parse_args()
     main(arguments.steps, arguments.precision)

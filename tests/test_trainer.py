@@ -13,12 +13,20 @@ from ignition import Callback, History, Trainer, freeze, predict_on_batch
 from ignition.callbacks import LinearDecay
 from ignition.errors import ArgumentError, HyperparameterError, IgnitionWarning
 from ignition.running import running
+from ignition.structure import named
 
 
 def quiet(train_fn, loader, *evaluation, model=None, optimizer=None, **settings):
-    """A silent Trainer on the CPU, by default of a model without parameters."""
-    model = nn.Identity() if model is None else model
+    """A silent Trainer on the CPU, by default of a model with the optimizer's parameters and no others."""
+    if model is None:
+        model = nn.Identity()
+        model.trained = nn.ParameterList(trained_by(optimizer))
     return Trainer(model, optimizer, train_fn, loader, *evaluation, device="cpu", progress=False, **settings)
+
+
+def trained_by(optimizers):
+    groups = [group for one in named(optimizers).values() for group in getattr(one, "param_groups", ())]
+    return [parameter for group in groups for parameter in group["params"]]
 
 
 def nothing(model, *batch):

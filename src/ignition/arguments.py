@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ignition.data import length_of
-from ignition.errors import ArgumentError, BatchError
+from ignition.errors import ArgumentError, BatchError, IgnitionWarning
 from ignition.signature import Signature
 from ignition.structure import named
 from ignition.window import UpdateRules
@@ -23,6 +25,7 @@ __all__ = [
     "check_hyper",
     "check_loader",
     "check_model",
+    "check_model_and_optimizer",
     "check_not_empty",
     "check_optimizer",
     "check_rules",
@@ -48,6 +51,38 @@ def check_optimizer(optimizer: Any) -> None:
                 f"optimizer{f'[{name}]' if name else ''} is {_what(one)}",
                 expected="a torch.optim.Optimizer, a list, tuple or dict of them, or None",
                 fix=f"make one: {one.__name__}(model.parameters(), ...)" if isinstance(one, type) else _ORDER,
+            )
+
+
+def check_model_and_optimizer(model: Any, optimizer: Any) -> None:
+    """Checks what the Trainer is made of, in the name of the line that makes it.
+
+    Raises ArgumentError as `check_model` and `check_optimizer` do. Warns where an optimizer trains what belongs to none
+    of the models: it may be a stale one, or a module may have been left out.
+    """
+    check_model(model)
+    check_optimizer(optimizer)
+    known = {id(one) for module in named(model).values() for one in (*module.parameters(), *module.buffers())}
+    for name, one in named(optimizer).items():
+        if not isinstance(one, Optimizer):
+            continue
+        every = [
+            (parameter, label)
+            for group in one.param_groups
+            for parameter, label in zip(group["params"], group.get("param_names") or repeat(""), strict=False)
+        ]
+        strange = [
+            f"{label} {tuple(parameter.shape)}".strip() for parameter, label in every if id(parameter) not in known
+        ]
+        if strange:
+            listed = ", ".join(strange[:10]) + (", ..." if len(strange) > 10 else "")
+            warnings.warn(
+                f"{type(one).__name__}{f' {name!r}' if name else ''} trains {len(strange)} of its {len(every)} "
+                f"parameters that are not the model's (shapes: {listed}); they are neither moved nor saved; give the "
+                'Trainer every module that is trained, such as {"model": model, "loss": loss_module}, or make the '
+                "optimizer anew where it was made for another model (in a notebook: run that cell again)",
+                IgnitionWarning,
+                stacklevel=3,
             )
 
 

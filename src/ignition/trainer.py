@@ -15,9 +15,8 @@ from ignition.arguments import (
     check_evaluation,
     check_hyper,
     check_loader,
-    check_model,
+    check_model_and_optimizer,
     check_not_empty,
-    check_optimizer,
     check_rules,
 )
 from ignition.callbacks.base import Callback
@@ -110,8 +109,7 @@ class Trainer(Generic[Model]):
         seed: int | None = None,
         progress: bool = True,
     ) -> None:
-        check_model(model)
-        check_optimizer(optimizer)
+        check_model_and_optimizer(model, optimizer)
         Signature(train_fn, "train_fn")
         check_loader(train_loader, "train_loader")
         check_evaluation(eval_fn, test_loader)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from ignition.callbacks.base import Callback
 from ignition.callbacks.schedule import finite, positive_count
 from ignition.errors import ArgumentError
-from ignition.modes import is_frozen
+from ignition.modes import is_frozen, training_mode
+from ignition.precision import autocasting
+from ignition.signature import Signature
 from ignition.structure import like, named
 
 if TYPE_CHECKING:
@@ -27,15 +29,19 @@ class EMA(Callback):
     After each step that changed the weights, ``average = decay * average + (1 - decay) * weights``; the first one is
     the weights themselves. Buffers (batch norm's statistics) are those of the model. It is evaluated beside the
     model, as ``val_ema_*``; `SaveModel` writes it beside each file, as ``name.ema.pt``; ``trainer.averaged["ema"]``
-    is the averaged model (or the structure of them), to be used like the model itself.
+    is the averaged model (or the structure of them), in evaluation mode, to be used like the model itself.
+
+    Steps are counted on from fit to fit of one Trainer, but for those that an overflow left out (fp16); another
+    Trainer starts again.
 
     Source: Polyak & Juditsky 1992, "Acceleration of stochastic approximation by averaging"; the average is
     `torch.optim.swa_utils.AveragedModel`.
 
     Args:
         decay: From 0 (the last weights) to below 1; 0.999 averages over about the last 1,000 steps.
-        every: Average after every so many steps.
-        start: How many steps to leave out first. There is no average before.
+        every: Average after the first step, and from there on after every so many.
+        start: How many steps to leave out first: the first step is then number ``start + 1``. There is no average
+            before.
 
     Raises:
         ArgumentError: If one of them is out of range.
@@ -61,9 +67,8 @@ class EMA(Callback):
 
     def prepare(self, trainer: Trainer[Any]) -> None:
         """Copies the user's own model, before it is wrapped."""
-        if not len(trainer.history) and not self._average.is_loaded:
+        if self._average.prepare(trainer):
             self._updates = 0
-        self._average.prepare(trainer.model)
 
     def on_step_end(self, trainer: Trainer[Any]) -> None:
         """Takes the weights into the average, if they have changed and it is their turn."""
@@ -92,8 +97,11 @@ class SWA(Callback):
 
     Batch norm's statistics belong to the weights that made them, so at the end of each fit they are computed anew
     for the average, by one pass over the training data: `torch.optim.swa_utils.update_bn`, which runs the model in
-    training mode without gradients. The model is called by `forward`, or else by the Trainer's ``eval_fn``, or else
-    as ``model(first item of the batch)``. Then ``trainer.averaged["swa"]`` is the averaged model.
+    training mode without gradients. What `freeze` froze keeps its mode and its statistics. The model is called by
+    `forward`, or else by the Trainer's ``eval_fn``, or else as ``model(first item of the batch)``; without batch norm
+    there is no such pass. Then ``trainer.averaged["swa"]`` is the averaged model, in evaluation mode: what
+    ``trainer.evaluate()`` measures as ``swa_*``. While a fit runs it is not there, and so in no record and in no file
+    of `SaveModel`.
 
     A learning rate for the averaging phase is `LRSchedule` around `torch.optim.swa_utils.SWALR`.
 
@@ -106,7 +114,12 @@ class SWA(Callback):
         forward: ``forward(model, *batch)``: runs the model on a batch, for batch norm's statistics.
 
     Raises:
-        ArgumentError: If one of them is out of range.
+        ArgumentError: If one of them is out of range; at the fit's start if there is batch norm, and the training data
+            can be read only once, or nothing tells how several models are called.
+
+    Example:
+        >>> SWA(start=75)
+        SWA(start=75, every=1)
     """
 
     def __init__(self, start: int, every: int = 1, forward: Callable[..., Any] | None = None) -> None:
@@ -123,13 +136,20 @@ class SWA(Callback):
 
     def prepare(self, trainer: Trainer[Any]) -> None:
         """Copies the user's own model, before it is wrapped."""
-        if isinstance(trainer.train_loader, Iterator):
-            raise ArgumentError(
-                "SWA was given a train_loader that can be read only once",
-                "one that can be read again, for batch norm's statistics",
-                "pass a DataLoader, a list, or an object whose __iter__ starts anew",
-            )
-        self._average.prepare(trainer.model)
+        if _has_batch_norm(trainer.model):
+            if isinstance(trainer.train_loader, Iterator):
+                raise ArgumentError(
+                    "SWA was given a train_loader that can be read only once",
+                    "one that can be read again, for batch norm's statistics",
+                    "pass a DataLoader, a list, or an object whose __iter__ starts anew",
+                )
+            if self.forward is None and trainer.eval_fn is None and not isinstance(trainer.model, nn.Module):
+                raise ArgumentError(
+                    "SWA was given several models with batch norm, and the Trainer has no eval_fn",
+                    "a function that runs them on a batch, for batch norm's statistics",
+                    "pass SWA(..., forward=function), which is called as forward(models, *batch)",
+                )
+        self._average.prepare(trainer)
         self._ready = False
 
     def on_epoch_end(self, trainer: Trainer[Any]) -> None:
@@ -141,9 +161,22 @@ class SWA(Callback):
         """Computes batch norm's statistics for the average."""
         if trainer.exception is None and self._average.models("swa"):
             models = self._average.models("swa")["swa"]
-            if any(_has_batch_norm(module) for module in named(models).values()):
-                _renew_batch_norm(models, self.forward or trainer.eval_fn, trainer)
+            if _has_batch_norm(models):
+                _renew_batch_norm(models, self._call_on(models, trainer), trainer.training_batches())
             self._ready = True
+
+    def _call_on(self, models: Any, trainer: Trainer[Any]) -> Callable[[Any], Any]:
+        """A function of a batch that runs the models on it as an evaluation would."""
+        function, hyper = self.forward or trainer.eval_fn or _on_first_item, {}
+        if function is trainer.eval_fn:
+            hyper = Signature(function, "eval_fn").select(trainer.hyper)
+        function = autocasting(function, trainer._precision, trainer.device)
+
+        def call(batch: Any) -> None:
+            items = batch if isinstance(batch, (tuple, list)) else (batch,)
+            _reset_metrics(function(models, *items, **hyper))
+
+        return call
 
     def averaged(self) -> dict[str, Any]:
         """``{"swa": model}`` at the end of a fit."""
@@ -163,24 +196,26 @@ class _Average:
 
     def __init__(self, average: Callable[..., Any] | None) -> None:
         self._average = average
-        self._source: Any = None
+        self._trainer: weakref.ref[Trainer[Any]] | None = None
+        self._sources: list[nn.Module] = []
         self._averaged: Any = None
         self._loaded: dict[str, Any] | None = None
 
-    @property
-    def is_loaded(self) -> bool:
-        """Whether a state was loaded that no model has taken yet."""
-        return self._loaded is not None
-
-    def prepare(self, models: Any) -> None:
-        """Makes the averages of these models, unless they are there."""
-        if self._source is not models:
-            self._averaged = like(models, lambda model: AveragedModel(model, multi_avg_fn=self._average))
-            self._source = models
-        if self._loaded is not None:
-            for name, averaged in named(self._averaged).items():
-                averaged.load_state_dict(self._loaded[name])
-            self._loaded = None
+    def prepare(self, trainer: Trainer[Any]) -> bool:
+        """Makes the averages of this trainer's models, unless they are there; whether they begin anew."""
+        sources = list(named(trainer.model).values())
+        known = self._trainer is not None and self._trainer() is trainer
+        known = known and list(map(id, sources)) == list(map(id, self._sources))
+        if not known:
+            self._averaged = like(trainer.model, lambda model: AveragedModel(model, multi_avg_fn=self._average))
+            for averaged in named(self._averaged).values():
+                averaged.eval()
+            self._trainer, self._sources = weakref.ref(trainer), sources
+        if self._loaded is None:
+            return not known
+        self._take(self._loaded)
+        self._loaded = None
+        return False
 
     def add(self, models: Any) -> None:
         for averaged, model in zip(named(self._averaged).values(), named(models).values(), strict=True):
@@ -193,6 +228,8 @@ class _Average:
         return {name: like(self._averaged, lambda averaged: averaged.module)}
 
     def state_dict(self) -> dict[str, Any]:
+        if self._loaded is not None:
+            return self._loaded
         # Copies: the averages go on being changed in place.
         return {
             name: {key: value.detach().clone() for key, value in averaged.state_dict().items()}
@@ -200,13 +237,23 @@ class _Average:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._loaded = dict(state)
-        if self._averaged is not None:
-            self.prepare(self._source)
+        self._loaded = dict(state) or None
+        if self._loaded is not None and self._averaged is not None:
+            self._take(self._loaded)  # and again when a fit begins, which may be another Trainer's
+
+    def _take(self, state: dict[str, Any]) -> None:
+        averages = named(self._averaged)
+        if averages.keys() != state.keys():
+            raise ArgumentError(
+                f"an average of {_listed(state)} was loaded, and the Trainer has {_listed(averages)}",
+                "the models that it was saved of",
+            )
+        for name, averaged in averages.items():
+            averaged.load_state_dict(state[name])
 
 
 class _Through(nn.Module):
-    """Has a function of the user's called where torch calls a model on a batch."""
+    """Has a function called where torch calls a model on a batch."""
 
     def __init__(self, models: Any, call: Callable[[Any], Any]) -> None:
         super().__init__()
@@ -217,35 +264,50 @@ class _Through(nn.Module):
         return self._call(batch)
 
 
-def _renew_batch_norm(models: Any, function: Callable[..., Any] | None, trainer: Trainer[Any]) -> None:
-    frozen = {
-        part: {name: buffer.clone() for name, buffer in part.named_buffers(recurse=False)}
+def _renew_batch_norm(models: Any, call: Callable[[Any], Any], batches: Iterable[Any]) -> None:
+    frozen = [
+        (buffer, buffer.clone())
         for module in named(models).values()
         for part in module.modules()
         if is_frozen(part)
-    }
+        for buffer in part.buffers(recurse=False)
+    ]
 
-    def call(batch: Any) -> Any:
-        items = batch if isinstance(batch, (tuple, list)) else (batch,)
-        return models(items[0]) if function is None else function(models, *items)
+    def each_alone() -> Iterator[tuple[Any]]:
+        # What runs here comes after update_bn has forgotten all statistics and set all parts to training.
+        training_mode(models)
+        for buffer, kept in frozen:
+            buffer.copy_(kept)
+        for batch in batches:
+            yield (batch,)  # update_bn calls the model on the first item of what it is given
 
-    update_bn(_each_alone(trainer.training_batches()), _Through(models, call))
-    with torch.no_grad():
-        for part, buffers in frozen.items():
-            for name, buffer in buffers.items():
-                part.get_buffer(name).copy_(buffer)
+    update_bn(each_alone(), _Through(models, call))
     for module in named(models).values():
         module.eval()
 
 
-def _each_alone(batches: Iterable[Any]) -> Iterator[tuple[Any]]:
-    """``update_bn`` calls the model on the first item of what it is given."""
-    for batch in batches:
-        yield (batch,)
+def _has_batch_norm(models: Any) -> bool:
+    """Whether there are statistics to be renewed: those of what is frozen stay."""
+    return any(
+        isinstance(part, nn.modules.batchnorm._BatchNorm) and not is_frozen(part)
+        for module in named(models).values()
+        for part in module.modules()
+    )
 
 
-def _has_batch_norm(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+def _on_first_item(model: Any, first: Any, *others: Any) -> Any:
+    return model(first)
+
+
+def _reset_metrics(result: Any) -> None:
+    """Has metric objects forget what was no evaluation."""
+    for value in result.values() if isinstance(result, Mapping) else ():
+        if all(callable(getattr(value, method, None)) for method in ("update", "compute", "reset")):
+            value.reset()
+
+
+def _listed(models: Mapping[str, Any]) -> str:
+    return f"the models {', '.join(models)}" if "" not in models else "one model"
 
 
 def _count(what: str, value: Any) -> int:
