@@ -62,8 +62,8 @@ clean: ## remove all that these commands made, .venv included
 .venv-bench/.installed: pyproject.toml benchmarks/requirements.txt benchmarks/constraints.txt
 	@echo "Installing the libraries to compare with into .venv-bench (minutes the first time) ..."
 	@$(PYTHON) -m venv .venv-bench
+	@$(BENCH_INSTALL) --editable ".[examples]"
 	@grep -v '^#' benchmarks/requirements.txt | while read -r packages; do \
 		$(BENCH_INSTALL) $$packages || echo "$$packages could not be installed"; \
 	done
-	@$(BENCH_INSTALL) --editable .
 	@touch $@

@@ -81,7 +81,7 @@ def tables(figures: Figures) -> dict[str, str]:
 
 
 def run_table(figures: Figures, key: str, unit: str, above: str) -> str:
-    head = ["", unit, above, "ratio: median", "min", "max", *(["test accuracy"] if key == "digits" else [])]
+    head = ["", unit, above, "ratio: median", "min", "max", *(["test accuracy, %"] if key == "digits" else [])]
     rows = []
     for module in figures.modules:
         base = "by_hand_in_memory" if module.endswith("_in_memory") else "by_hand"
@@ -90,7 +90,7 @@ def run_table(figures: Figures, key: str, unit: str, above: str) -> str:
         if more:
             cells = [number(median(figures.values(module, key))), number(median(more))]
             cells += spread(figures.ratios(module, key, base))
-            cells += [number(median(figures.values(module, "accuracy")))] if key == "digits" else []
+            cells += [number(100 * median(figures.values(module, "accuracy")))] if key == "digits" else []
         rows.append([LIBRARIES[module][0], *cells])
     return table(head, rows)
 

@@ -58,9 +58,13 @@ class Play:
         return torch.stack(observations), torch.stack(actions), (1 - DISCOUNT**left) / (1 - DISCOUNT)
 
 
+def make_policy() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 2))
+
+
 def main(steps: int = 60) -> Trainer:
     seed_everything(0)
-    policy = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 2))
+    policy = make_policy()
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.01)
 
     def train_fn(policy, observations, actions, returns):
@@ -84,7 +88,7 @@ def main(steps: int = 60) -> Trainer:
         accumulate=EPISODES,
     )
     before = trainer.evaluate()["reward"]
-    trainer.fit(steps=steps, eval_every=10)
+    trainer.fit(steps=steps, eval_every=min(steps, 10))
     after = trainer.evaluate()["reward"]
     print(f"The pole stayed up for {before:.1f} moves before the training, and stays up for {after:.1f} now.")
     return trainer

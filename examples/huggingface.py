@@ -1,6 +1,6 @@
-"""A Hugging Face model takes a dict and computes its own loss: its own Trainer wants a data set object, a page of
-arguments and a subclass for another loss, and other loops an adapter. Here a dict is a batch like any other: it is
-passed whole, moved as it is and counted by its samples, and `train_fn` is `model(**batch)` and `optimize`.
+"""A Hugging Face model takes a dict and computes its own loss: elsewhere that is a loop of its own, with a data set
+object and arguments by the dozen, or an adapter to (x, y). Here a dict is a batch like any other: it is passed whole,
+moved as it is and counted by its samples, and `train_fn` is `model(**batch)` and `optimize`.
 
     python examples/huggingface.py
 
@@ -43,8 +43,8 @@ def make_lines(size: int) -> dict[str, int]:
         python += [ast.unparse(node) for node in tree if isinstance(node, (ast.Assign, ast.Call, ast.Return))]
     shuffle, labelled = random.Random(0), []
     for label, lines in enumerate((english, python)):
-        fit = sorted({line[:LONGEST] for line in lines if len(line) >= SHORTEST and line.isascii()})
-        labelled += [(line, label) for line in shuffle.sample(fit, size // 2)]
+        usable = sorted({line[:LONGEST] for line in lines if len(line) >= SHORTEST and line.isascii()})
+        labelled += [(line, label) for line in shuffle.sample(usable, size // 2)]
     shuffle.shuffle(labelled)
     return dict(labelled)
 
@@ -69,7 +69,7 @@ def make_model() -> BertForSequenceClassification:
     )
 
 
-def main(epochs: int = 3, lines: int = 3600) -> Trainer:
+def main(epochs: int = 3, lines: int = 3000) -> Trainer:
     seed_everything(0)
     samples = [encode(line, label) for line, label in make_lines(lines).items()]
     test_size = len(samples) // 10
@@ -89,7 +89,8 @@ def main(epochs: int = 3, lines: int = 3600) -> Trainer:
 
     trainer = Trainer(model, optimizer, train_fn, train_loader, eval_fn, test_loader, clip_norm=1.0)
     steps = epochs * len(train_loader)
-    trainer.callbacks = [Warmup(steps // 10, then=LinearDecay("lr", 0.001, 0, max_steps=steps - steps // 10))]
+    warmup = steps // 10
+    trainer.callbacks = [Warmup(warmup, then=LinearDecay("lr", 0.001, 0, max_steps=steps - warmup))]
     trainer.fit(epochs=epochs)
     print(f"Of {test_size} lines that it has not seen, the model knows {trainer.history.last['val_acc']:.1%}.")
     return trainer

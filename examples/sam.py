@@ -48,16 +48,17 @@ def train(radius: float, epochs: int) -> Trainer:
         loss = crossentropy_loss(model(x), y)
         loss.backward()
 
-        gradients = [parameter.grad.clone() for parameter in parameters]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        uphill = torch._foreach_mul(gradients, radius / (norm + 1e-12))
+        start = [parameter.detach().clone() for parameter in parameters]
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
         with torch.no_grad():
-            torch._foreach_add_(parameters, uphill)
+            for parameter in parameters:
+                parameter.add_(radius * parameter.grad / norm)
 
         optimizer.zero_grad()
         crossentropy_loss(model(x), y).backward()
         with torch.no_grad():
-            torch._foreach_sub_(parameters, uphill)
+            for parameter, value in zip(parameters, start, strict=True):
+                parameter.copy_(value)
         optimizer.step()
         return {"loss": loss, "norm": norm}
 

@@ -96,8 +96,9 @@ def main(steps: int = 500, precision: str = "bf16") -> Trainer:
         accumulate=4,
         clip_norm=1.0,
     )
-    trainer.callbacks = [Warmup(steps // 10, then=CosineDecay("lr", 0.005, max_steps=steps - steps // 10))]
-    trainer.fit(steps=steps, eval_every=max(1, steps // 5))
+    warmup = max(1, steps // 10)
+    trainer.callbacks = [Warmup(warmup, then=CosineDecay("lr", 0.005, max_steps=steps - warmup))]
+    trainer.fit(steps=steps, eval_every=max(1, steps // 4))
     print(f"A character takes {trainer.history.last['val_loss']:.2f} nats. The model writes:")
     print(write(model.eval(), LONGEST))
     return trainer

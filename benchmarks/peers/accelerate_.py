@@ -19,25 +19,25 @@ def train(model, train_set, test_set, epochs):
 
     for epoch in range(1, epochs + 1):
         model.train()
-        loss_sum, right, samples = 0.0, 0.0, 0
+        loss_sum, accuracy_sum, samples = 0.0, 0.0, 0
         for x, y in tqdm(train_loader, disable=not accelerator.is_main_process):
             outputs = model(x)
             loss = cross_entropy(outputs, y)
             optimizer.zero_grad()
             accelerator.backward(loss)
             optimizer.step()
-            loss_sum += loss.item() * len(x)
-            right += (outputs.argmax(dim=1) == y).sum().item()
-            samples += len(x)
-        accelerator.print(f"epoch {epoch}: loss {loss_sum / samples:.4f} accuracy {right / samples:.4f}")
+            loss_sum += loss.item() * len(y)
+            accuracy_sum += (outputs.argmax(dim=1) == y).float().mean().item() * len(y)
+            samples += len(y)
+        accelerator.print(f"epoch {epoch}: loss {loss_sum / samples:.4f} accuracy {accuracy_sum / samples:.4f}")
 
         if test_set:
             model.eval()
-            loss_sum, right, samples = 0.0, 0.0, 0
+            loss_sum, accuracy_sum, samples = 0.0, 0.0, 0
             with torch.no_grad():
                 for x, y in tqdm(test_loader, disable=not accelerator.is_main_process):
                     outputs, y = accelerator.gather_for_metrics((model(x), y))
                     loss_sum += cross_entropy(outputs, y).item() * len(y)
-                    right += (outputs.argmax(dim=1) == y).sum().item()
+                    accuracy_sum += (outputs.argmax(dim=1) == y).float().mean().item() * len(y)
                     samples += len(y)
-            accelerator.print(f"  test: loss {loss_sum / samples:.4f} accuracy {right / samples:.4f}")
+            accelerator.print(f"  test: loss {loss_sum / samples:.4f} accuracy {accuracy_sum / samples:.4f}")

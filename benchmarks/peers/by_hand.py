@@ -20,28 +20,28 @@ def train(model, train_set, test_set, epochs):
 def run_epochs(model, optimizer, train_loader, test_loader, epochs):
     for epoch in range(1, epochs + 1):
         model.train()
-        loss_sum, right, samples = 0.0, 0.0, 0
+        loss_sum, accuracy_sum, samples = 0.0, 0.0, 0
         for x, y in train_loader:
             outputs = model(x)
             loss = cross_entropy(outputs, y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            loss_sum += loss.item() * len(x)
-            right += (outputs.argmax(dim=1) == y).sum().item()
-            samples += len(x)
-        print(f"epoch {epoch}: loss {loss_sum / samples:.4f} accuracy {right / samples:.4f}")
+            loss_sum += loss.item() * len(y)
+            accuracy_sum += (outputs.argmax(dim=1) == y).float().mean().item() * len(y)
+            samples += len(y)
+        print(f"epoch {epoch}: loss {loss_sum / samples:.4f} accuracy {accuracy_sum / samples:.4f}")
 
         if test_loader is not None:
             model.eval()
-            loss_sum, right, samples = 0.0, 0.0, 0
+            loss_sum, accuracy_sum, samples = 0.0, 0.0, 0
             with torch.no_grad():
                 for x, y in test_loader:
                     outputs = model(x)
-                    loss_sum += cross_entropy(outputs, y).item() * len(x)
-                    right += (outputs.argmax(dim=1) == y).sum().item()
-                    samples += len(x)
-            print(f"  test: loss {loss_sum / samples:.4f} accuracy {right / samples:.4f}")
+                    loss_sum += cross_entropy(outputs, y).item() * len(y)
+                    accuracy_sum += (outputs.argmax(dim=1) == y).float().mean().item() * len(y)
+                    samples += len(y)
+            print(f"  test: loss {loss_sum / samples:.4f} accuracy {accuracy_sum / samples:.4f}")
 
 
 def noop(batches, metrics):

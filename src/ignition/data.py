@@ -7,13 +7,26 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
 from ignition.device import tensors_in
-from ignition.errors import BatchError
+from ignition.errors import BatchError, CheckpointError
 from ignition.keyed import KeyedLoader, can_be_keyed
 from ignition.tensor_loader import KeyedTensors, TensorLoader
+from ignition.types import Stateful
 
-__all__ = ["WHOLE", "Shard", "batch_weight", "describe_batch", "items_of", "iterate", "length_of", "rekeyed"]
+__all__ = [
+    "WHOLE",
+    "Shard",
+    "batch_weight",
+    "check_place_kept",
+    "describe_batch",
+    "items_of",
+    "iterate",
+    "keeps_place",
+    "length_of",
+    "rekeyed",
+]
 
 
 class Shard(NamedTuple):
@@ -57,6 +70,34 @@ def rekeyed(loader: Any, seed: int, purpose: str) -> Any:
     if isinstance(loader, TensorLoader):
         return KeyedTensors(loader, seed, purpose)
     return KeyedLoader(loader, seed, purpose) if can_be_keyed(loader) else loader
+
+
+def keeps_place(loader: Any) -> Stateful | None:
+    """What of a loader saves its place by itself: the loader, or the stream that it reads in this process."""
+    if isinstance(loader, Stateful):
+        return loader
+    stream = getattr(loader, "dataset", None)
+    if isinstance(loader, DataLoader) and isinstance(stream, IterableDataset) and loader.num_workers == 0:
+        return stream if isinstance(stream, Stateful) else None
+    return None
+
+
+def check_place_kept(loader: Any) -> None:
+    """Raises CheckpointError if an interrupted epoch of `loader` could not go on where it was."""
+    indexed = isinstance(loader, Sized) and hasattr(loader, "__getitem__")
+    if indexed or keeps_place(loader) is not None or isinstance(rekeyed(loader, 0, ""), (KeyedLoader, KeyedTensors)):
+        return
+    stream = isinstance(loader, DataLoader)
+    raise CheckpointError(
+        "train_loader is "
+        + ("a DataLoader over a stream" if stream else f"a {type(loader).__name__}")
+        + ", which cannot be put back where an interrupted run was",
+        expected="a DataLoader over a data set with indices, a TensorLoader, a list, or what has state_dict() and "
+        "load_state_dict(state) for its place",
+        fix="give the data set these two methods and read it with num_workers=0, or take a loader that has them"
+        if stream
+        else "give its class these two methods, or put the batches into a list",
+    )
 
 
 def length_of(loader: Any) -> int | None:

@@ -6,6 +6,7 @@ IgnitionError
 ├── HyperparameterError   a hyperparameter does not fit the function, or its name is taken
 ├── BatchError            a loader is empty, or a batch has not what is read from it
 ├── MetricError           a function returned what is no metric, or a metric is asked for that nobody returns
+├── CheckpointError       a checkpoint is broken, of another training, or cannot be written
 ├── OptimizerError        a step was taken by the wrong optimizer, or cannot be taken as asked
 └── NotFiniteError        a metric became NaN or infinite where that ends the training
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 __all__ = [
     "ArgumentError",
     "BatchError",
+    "CheckpointError",
     "FunctionError",
     "HyperparameterError",
     "IgnitionError",
@@ -61,6 +63,10 @@ class BatchError(IgnitionError, ValueError):
 
 class MetricError(IgnitionError, ValueError):
     """A function returned something that is no metric, or a metric was named that is not there."""
+
+
+class CheckpointError(IgnitionError, RuntimeError):
+    """A checkpoint is broken, belongs to another training, or cannot be written or put back."""
 
 
 class OptimizerError(IgnitionError, RuntimeError):

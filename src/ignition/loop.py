@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
 import torch
 
 from ignition.data import batch_weight, iterate, length_of
+from ignition.goal import Goal
 from ignition.means import Means
 from ignition.modes import evaluation_mode, training_mode
 from ignition.notes import explained
@@ -18,7 +19,7 @@ from ignition.predictions import Predictions
 from ignition.progress import Progress
 from ignition.running import Running, this_run
 from ignition.signature import Signature
-from ignition.training import Goal, Training
+from ignition.training import EvaluationStopped, Training
 
 __all__ = ["evaluate", "fit", "measure", "predict", "predict_with", "run_batches"]
 
@@ -92,7 +93,10 @@ def fit(training: Training, goal: Goal) -> None:
         try:
             events.fire("train_begin")
             while not training.has_reached(goal):
-                _train_epoch(training, goal)
+                try:
+                    _train_epoch(training, goal)
+                except EvaluationStopped:
+                    training.save_point()  # the record is still due; this ends the fit
         except BaseException as error:
             training.trainer.exception = error
             _note(error, [*events.fire_each("exception"), *events.fire_each("train_end")])
@@ -101,6 +105,7 @@ def fit(training: Training, goal: Goal) -> None:
         if failures:
             _note(failures[0], failures[1:])
             raise failures[0]
+        training.end_for_signal()  # one that came when there was nothing left to interrupt
 
 
 def _note(error: BaseException, others: list[BaseException]) -> None:
@@ -113,21 +118,35 @@ def _train_epoch(training: Training, goal: Goal) -> None:
     position, progress = training.position, training.progress
     this = training.open_pass or training.begin_epoch()
     training_mode(training.prepared)
-    meet_first_batch(this, training.train_signature, training.device)
+    if training.pending is None:  # else a record is still due, from before an interruption
+        meet_first_batch(this, training.train_signature, training.device)
     training.has_run = True
     left = None if goal.last_step is None else (goal.last_step - position.step) * training.rules.accumulate
     last = None if left is None else position.batch + left
     progress.begin(goal.epoch_name(position.epoch), at_most(this.length, last), position.batch)
     ended = False
-    while not ended and not this.stopped and position.step != goal.last_step:
-        ended = _run_until_due(training, this, goal.steps_until_due(position.step))
-        if ended:
-            progress.end()
-            warn_if_short(this)
-        if ended or goal.evaluates_at(position.step):
-            training.write_record(goal, ended)
+    while not ended:
+        if training.pending is not None:
+            ended = training.pending["epoch_ended"]
+            training.write_record(goal)
+            if not ended:
+                meet_first_batch(this, training.train_signature, training.device)
+        elif training.has_reached(goal):
+            break
+        else:
+            training.clear_pause(this)
+            ended = _run_until_due(training, this, goal.steps_until_due(position.step))
+            if ended:
+                progress.end()
+                warn_if_short(this)
+            if ended or goal.evaluates_at(position.step):
+                training.begin_record(ended)
+                training.write_record(goal)
+        if not ended:
+            training.save_point()
     if ended:
         training.end_epoch()
+        training.save_point()
     else:
         progress.end()
 
@@ -153,10 +172,12 @@ def measure(training: Training, loader: Any, max_steps: int | None) -> dict[str,
     metrics: dict[str, float] = {}
     if signature is not None:
         for name, model in {"": training.prepare(), **trainer.averaged}.items():
-            means = evaluate(
-                model, signature, training.source("eval", loader), batch_axis=trainer.batch_axis, max_steps=max_steps,
-                device=training.device, hyper=trainer.hyper, progress=training.progress,
-            )  # fmt: skip
+            with training.interruptible() as started:
+                means = evaluate(
+                    model, signature, training.source("eval", loader), batch_axis=trainer.batch_axis,
+                    max_steps=max_steps, device=training.device, hyper=trainer.hyper, progress=training.progress,
+                    started=started,
+                )  # fmt: skip
             metrics |= {f"{name}_{metric}" if name else metric: value for metric, value in means.items()}
     training.events.fire("eval_end")
     return metrics
@@ -180,6 +201,7 @@ def evaluate(
     hyper: Mapping[str, Any],
     progress: Progress,
     max_steps: int | None = None,
+    started: Callable[[Pass], object] | None = None,
 ) -> dict[str, float]:
     """The weighted means of what an eval function returns over a loader, with gradients off, in evaluation mode."""
     means = Means(signature.role)
@@ -188,6 +210,8 @@ def evaluate(
         signature.function, model, signature.select(hyper), iterate(loader), length, batch_axis,
         take=means.add, shown=means.running, progress=progress,
     )  # fmt: skip
+    if started is not None:
+        started(this)
     try:
         _run_without_gradients(this, signature, device, max_steps)
         return means.compute()

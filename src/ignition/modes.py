@@ -20,6 +20,7 @@ __all__ = [
     "is_frozen",
     "modes_of",
     "restore_modes",
+    "set_frozen",
     "training_mode",
     "unfreeze",
 ]
@@ -48,7 +49,7 @@ def freeze(model: M) -> M:
     """
     _check_module("freeze", model)
     for module in model.modules():
-        _set_frozen(module, True)
+        set_frozen(module, True)
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
     model.eval()
@@ -66,7 +67,7 @@ def unfreeze(model: M) -> M:
     """
     _check_module("unfreeze", model)
     for module in model.modules():
-        _set_frozen(module, False)
+        set_frozen(module, False)
         for parameter in module.parameters(recurse=False):
             if parameter.is_floating_point() or parameter.is_complex():  # quantized integers have no gradients
                 parameter.requires_grad_(True)
@@ -112,7 +113,7 @@ def freeze_until(model: M, name: str) -> M:
     for path in earlier:
         # What contains the named part is only frozen in part; what is used there again is trained.
         if path and not owner.startswith(f"{path}.") and modules[path] not in later:
-            _set_frozen(modules[path], True)
+            set_frozen(modules[path], True)
             modules[path].training = False
     if name in parameters:
         before = set(takewhile(lambda path: path != name, parameters))
@@ -164,7 +165,8 @@ def restore_modes(modes: list[tuple[nn.Module, bool]]) -> None:
         part.training = training
 
 
-def _set_frozen(module: nn.Module, frozen: bool) -> None:
+def set_frozen(module: nn.Module, frozen: bool) -> None:
+    """Marks a module as frozen, or takes the mark away."""
     if frozen:
         setattr(module, _FROZEN, True)
     elif hasattr(module, _FROZEN):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 
-from ignition import loop
+from ignition import fitting, loop
 from ignition.arguments import (
     check_batch_axis,
     check_compile,
@@ -16,22 +18,21 @@ from ignition.arguments import (
     check_hyper,
     check_loader,
     check_model_and_optimizer,
-    check_not_empty,
     check_rules,
 )
 from ignition.callbacks.base import Callback
-from ignition.callbacks.schedules import bind_schedules
+from ignition.checkpoint import read, write
 from ignition.data import iterate
 from ignition.device import as_device, move_model
 from ignition.errors import ArgumentError
-from ignition.events import Events, check_callbacks, check_event
+from ignition.events import check_callbacks, check_event
 from ignition.history import History
 from ignition.precision import autocasting, check_precision
 from ignition.progress import Progress
-from ignition.rng import check_seed, seed_everything
-from ignition.settings import Settings
+from ignition.rng import check_seed
 from ignition.signature import Signature, check_names
-from ignition.training import Training, check_goal
+from ignition.snapshot import apply, capture
+from ignition.training import Training
 from ignition.transfer import transferred
 from ignition.types import EvalFn, Model, PredictFn, TrainFn
 
@@ -131,13 +132,11 @@ class Trainer(Generic[Model]):
         self._hyper: dict[str, Any] = {}
         self._callbacks: list[Callback] = []
         self._functions: list[tuple[str, Callable[[Any], Any]]] = []
-        self._seeded = False
-        self._fitting = False
         self._precision = precision
         train_signature = self._read(train_fn, "train_fn")
         measure_signature = None if eval_fn is None else self._read(eval_fn, "eval_fn")
         move_model(model, optimizer, self.device)
-        self._training = Training(self, train_signature, measure_signature, self.device, Progress(progress), rules)
+        self.training = Training(self, train_signature, measure_signature, self.device, Progress(progress), rules)
 
     # What can be read and set
 
@@ -153,7 +152,7 @@ class Trainer(Generic[Model]):
 
     @train_fn.setter
     def train_fn(self, function: TrainFn) -> None:
-        self._training.train_signature = self._read(function, "train_fn")
+        self.training.train_signature = self._read(function, "train_fn")
         self._train_fn = function
 
     @property
@@ -163,35 +162,35 @@ class Trainer(Generic[Model]):
 
     @eval_fn.setter
     def eval_fn(self, function: EvalFn) -> None:
-        self._training.eval_signature = self._read(function, "eval_fn")
+        self.training.eval_signature = self._read(function, "eval_fn")
         self._eval_fn = function
 
     @property
     def epoch(self) -> int:
         """The number of the last epoch that began, from 1 on; 0 before the first."""
-        return self._training.position.epoch
+        return self.training.position.epoch
 
     @property
     def epoch_open(self) -> bool:
         """Whether that epoch is still to be finished: inside a fit, or after one that ended inside an epoch."""
-        return self._training.open_pass is not None
+        return self.training.open_pass is not None
 
     @property
     def step(self) -> int:
         """The number of steps finished."""
-        return self._training.position.step
+        return self.training.position.step
 
     @property
     def updates(self) -> int:
         """The number of steps but for those that changed nothing, because their gradients overflowed (fp16)."""
-        return self._training.position.step - self._training.position.skipped
+        return self.training.position.step - self.training.position.skipped
 
     def updated(self, optimizer: Any = None) -> bool:
         """Whether an optimizer (or, by default, any) changed its parameters in the last step.
 
         Known in a fit whose callbacks ask for it by their ``needs_updates``.
         """
-        window = self._training.window
+        window = self.training.window
         return window is not None and any(optimizer is None or one is optimizer for one in window.updated)
 
     @property
@@ -201,12 +200,12 @@ class Trainer(Generic[Model]):
 
     def training_batches(self) -> Iterator[Any]:
         """The batches of one more pass over the training data, on the device, apart from any fit."""
-        return transferred(iterate(self._training.source("again", self._train_loader)), self.device)
+        return transferred(iterate(self.training.source("again", self._train_loader)), self.device)
 
     @property
     def batch_metrics(self) -> dict[str, Any]:
         """What the train function returned last: numbers, and detached tensors where they are on an accelerator."""
-        return self._training.means.last
+        return self.training.means.last
 
     @property
     def hyper(self) -> dict[str, Any]:
@@ -241,7 +240,7 @@ class Trainer(Generic[Model]):
     @train_loader.setter
     def train_loader(self, loader: Iterable[Any]) -> None:
         check_loader(loader, "train_loader")
-        self._training.drop_pass()
+        self.training.drop_pass()
         self._train_loader = loader
 
     def on(self, event: str) -> Callable[[F], F]:
@@ -277,6 +276,7 @@ class Trainer(Generic[Model]):
         steps: int | None = None,
         eval_every: int | None = None,
         max_eval_steps: int | None = None,
+        resume: bool = False,
     ) -> History:
         """Trains on, from where the last fit ended.
 
@@ -289,6 +289,9 @@ class Trainer(Generic[Model]):
             eval_every: Evaluate and write a record whenever the number of steps is a multiple of it, besides the
                 record at each epoch's end.
             max_eval_steps: Evaluate on no more than that many batches.
+            resume: Go on from the folder of the `Checkpoint` among the callbacks, where an earlier run of the script
+                was; begin where it is empty. Fits are matched by their order in the script, and `epochs` and `steps`
+                count from where the fit began then.
 
         Returns:
             The history, ``trainer.history``.
@@ -301,35 +304,36 @@ class Trainer(Generic[Model]):
             MetricError: If a function returns what is no metric.
             OptimizerError: If a schedule moves an optimizer that is not the one that `train_fn` steps.
         """
-        goal = check_goal(self._training, epochs, steps, eval_every, max_eval_steps)
-        if self._fitting:
-            raise ArgumentError(
-                "fit was called inside a fit of the same Trainer",
-                expected="one fit at a time",
-                fix="call it when the first has ended, or train other things with a Trainer of their own",
-            )
-        training, before = self._training, Settings(self)
-        self.stop_reason, self.exception = None, None
-        self._fitting = True
-        try:
-            dependents = self._check_fit()
-            if self.seed is not None and not self._seeded:
-                seed_everything(self.seed)
-                self._seeded = True
-            for callback in self._callbacks:
-                callback.prepare(self)
-            training.prepare()
-            watched = [repr(callback) for callback in self._callbacks if callback.needs_updates]
-            training.begin_fit(Events(self, self._callbacks, self._functions), dependents, watched)
-            loop.fit(training, goal)
-        except BaseException:
-            if self.step == before.step:
-                before.restore()
-            raise
-        finally:
-            self._fitting = False
-            training.end_fit()
+        fitting.fit(
+            self, self._functions, epochs=epochs, steps=steps, eval_every=eval_every, max_eval_steps=max_eval_steps,
+            resume=resume,
+        )  # fmt: skip
         return self.history
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a checkpoint, as `ignition.callbacks.Checkpoint` does, to a folder of its own.
+
+        Args:
+            path: The folder. One that is there is replaced once the new one is whole.
+
+        Raises:
+            CheckpointError: If there is something in ``trainer.state`` that a checkpoint cannot hold.
+            OSError: If it cannot be written; what was there stays.
+        """
+        write(Path(path), capture(self.training, lambda name, tensor: tensor.to("cpu", copy=True)))
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Goes where a checkpoint was taken, of which everything is checked before anything is changed.
+
+        Args:
+            path: A folder that `save` or a `Checkpoint` wrote.
+
+        Raises:
+            CheckpointError: If it is broken, or that of another model, optimizer or data set.
+        """
+        if self.training.is_fitting:
+            raise ArgumentError("load was called inside a fit", expected="a Trainer that is not training")
+        apply(self.training, read(Path(path)), str(path))
 
     def stop(self, reason: str) -> None:
         """Ends the running fit after the current step, with its place in the loader kept.
@@ -338,7 +342,7 @@ class Trainer(Generic[Model]):
             reason: Why, for people; it is printed and kept in ``trainer.stop_reason``.
         """
         self.stop_reason = reason
-        self._training.stop()
+        self.training.pause()
 
     def evaluate(self, loader: Iterable[Any] | None = None, *, max_steps: int | None = None) -> dict[str, float]:
         """Measures the model with `eval_fn`, gradients off, in evaluation mode.
@@ -354,7 +358,7 @@ class Trainer(Generic[Model]):
             ArgumentError: If the Trainer has no `eval_fn`, or there is no loader.
             BatchError, FunctionError, MetricError: As `fit` does.
         """
-        training = self._training
+        training = self.training
         loader = self.test_loader if loader is None else loader
         if training.eval_signature is None or loader is None:
             raise ArgumentError(
@@ -371,28 +375,10 @@ class Trainer(Generic[Model]):
         """What the model predicts for the data of a loader; see `ignition.predict`."""
         signature = self._read(pred_fn, "pred_fn")
         check_loader(loader, "loader")
-        return loop.predict_with(self._training, signature, loader)
+        return loop.predict_with(self.training, signature, loader)
 
     def _read(self, function: Any, role: str) -> Signature:
         """What a function takes; when it is called, it is under the Trainer's precision."""
         signature = Signature(function, role)
         signature.function = autocasting(signature.function, self._precision, self.device)
         return signature
-
-    def _check_fit(self) -> list[str]:
-        """Checks what can be known before the first batch, and gives the schedules their places and first values.
-
-        Returns:
-            What depends on the Trainer's optimizers being those that `train_fn` steps, in words.
-        """
-        check_callbacks(self._callbacks)
-        check_not_empty(self._train_loader, "train_loader")
-        if self.test_loader is not None:
-            check_not_empty(self.test_loader, "test_loader")
-        train_signature = self._training.train_signature
-        dependents = bind_schedules(self._callbacks, self, train_signature.hyper_names)
-        train_signature.check_hyper(self._hyper)
-        eval_signature = self._training.eval_signature
-        if eval_signature is not None:
-            eval_signature.check_hyper(eval_signature.select(self._hyper))
-        return dependents

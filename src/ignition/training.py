@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numbers
-import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,11 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from ignition.arguments import check_count
-from ignition.data import iterate, length_of, rekeyed
-from ignition.errors import ArgumentError, IgnitionWarning, OptimizerError
+from ignition import rng
+from ignition.data import iterate, keeps_place, length_of, rekeyed
 from ignition.events import Events
+from ignition.first_step import check_first_step
+from ignition.goal import Goal
 from ignition.means import Means
 from ignition.optimizers import learning_rates
 from ignition.passes import Pass, looking_ahead
@@ -29,32 +30,11 @@ from ignition.window import UpdateRules, Window
 if TYPE_CHECKING:
     from ignition.trainer import Trainer
 
-__all__ = ["Goal", "Training", "check_goal"]
+__all__ = ["EvaluationStopped", "Training"]
 
 
-@dataclass(slots=True, frozen=True)
-class Goal:
-    """When a fit ends and when it evaluates, in epochs and steps counted from the Trainer's first."""
-
-    last_epoch: int | None
-    last_step: int | None
-    eval_every: int | None
-    max_eval_steps: int | None
-
-    def steps_until_due(self, step: int) -> int | None:
-        """How many steps there are until the fit ends or evaluates; None where neither is known."""
-        due = [] if self.last_step is None else [self.last_step - step]
-        if self.eval_every is not None:
-            due.append(self.eval_every - step % self.eval_every)
-        return min(due, default=None)
-
-    def evaluates_at(self, step: int) -> bool:
-        """Whether a record is due after that step, besides those at each epoch's end."""
-        return self.eval_every is not None and step % self.eval_every == 0
-
-    def epoch_name(self, epoch: int) -> str:
-        """What the bar of an epoch is called."""
-        return f"epoch {epoch}" if self.last_epoch is None else f"epoch {epoch}/{self.last_epoch}"
+class EvaluationStopped(Exception):
+    """An evaluation was left for a signal; it begins anew when the training goes on."""
 
 
 class Training:
@@ -67,6 +47,13 @@ class Training:
         device: Where model and batches are.
         progress: What a person sees.
         rules: How steps are taken.
+
+    Attributes:
+        prepared: What the functions receive in the place of the user's model.
+        open_pass: The pass of an epoch that is still to be finished.
+        pending: A record that is due and not yet written, while its evaluation runs.
+        fit: What is known of the running or last fit: its number in the script, where it began, whether it has ended.
+        signal: The signal that asked for an end, if one came.
     """
 
     def __init__(
@@ -87,12 +74,20 @@ class Training:
         self.window: Window | None = None
         self.position = Position()
         self.means = Means(train_signature.role)
-        self.prepared: Any = trainer.model  # what the functions receive
+        self.prepared: Any = trainer.model
         self.events = Events(trainer, (), ())
         self.open_pass: Pass | None = None
+        self.evaluating: Pass | None = None
+        self.pending: dict[str, Any] | None = None
+        self.fit: dict[str, Any] = {"number": 0}
+        self.seeded = False
+        self.is_fitting = False
+        self.has_begun = False  # whether the running fit has come to the loop
+        self.signal: int | None = None
         self.steps_unchecked = True
         self.has_run = False  # whether this fit has used up anything of an open pass
-        self.step_dependents: list[str] = []  # what would go wrong in silence if the wrong optimizer stepped
+        self.step_dependents: list[str] = []
+        self._savers: list[Callable[[Any], None]] = []
         self._keyed: dict[str, tuple[Any, Any]] = {}
         self._scales: dict[str, Any] = {}
         self._seconds = 0.0
@@ -109,11 +104,15 @@ class Training:
         """Whether nothing is left to do: stopped, or at the last epoch or step."""
         return (
             self.trainer.stop_reason is not None
-            or self.epochs_ended == goal.last_epoch
-            or self.position.step == goal.last_step
+            or (goal.last_epoch is not None and self.epochs_ended >= goal.last_epoch)
+            or (goal.last_step is not None and self.position.step >= goal.last_step)
         )
 
-    # Epochs
+    def elapsed(self) -> float:
+        """The seconds since the last record, as far as they were spent in a fit."""
+        return self._seconds + (0.0 if self._since is None else perf_counter() - self._since)
+
+    # Fits
 
     def prepare(self) -> Any:
         """What the functions receive in the place of the user's model: compiled, if that was asked for."""
@@ -123,19 +122,35 @@ class Training:
             self.prepared = like(self.trainer.model, lambda model: torch.compile(model, **options))
         return self.prepared
 
-    def begin_fit(self, events: Events, dependents: Iterable[str], watched: Iterable[str]) -> None:
+    def seed(self) -> None:
+        """Seeds all generators, once in a training, if a seed was given."""
+        if self.trainer.seed is not None and not self.seeded:
+            rng.seed_everything(self.trainer.seed)
+        self.seeded = True
+
+    def begin_fit(
+        self,
+        events: Events,
+        dependents: Iterable[str],
+        watched: Iterable[str],
+        savers: Iterable[Callable[[Any], None]],
+    ) -> None:
         """Sets what holds for one fit.
 
         Args:
             events: Who is called when.
             dependents: What moves values of the Trainer's optimizers, in words.
             watched: What wants to know which optimizers really took a step, in words.
+            savers: What is called between steps, when all that belongs to the last one is done.
         """
         self.events = events
         self.step_dependents = [*dependents, *watched, *self.rules.described()]
         self.steps_unchecked = True
         self.has_run = self.open_pass is None
         self.window = None
+        self.signal = None
+        self.has_begun = True
+        self._savers = list(savers)
         if watched or self.rules.described():
             self.window = Window(named(self.trainer.optimizer), self.rules, self.device)
             self.window.load_state_dict(self._scales)
@@ -144,35 +159,83 @@ class Training:
         if self.open_pass is not None:
             self._set_hooks(self.open_pass)
 
+    def end_fit(self) -> None:
+        """Keeps the time that belongs to the next record. A pass in which something was raised cannot go on."""
+        while self.progress.is_open:
+            self.progress.end()
+        if self.trainer.stop_reason is not None:
+            self.progress.say(f"stopped after step {self.position.step}: {self.trainer.stop_reason}")
+        self._seconds, self._since = self.elapsed(), None
+        self._scales = self.scales()
+        self.has_begun = False
+        if self.window is not None:
+            self.window.detach()
+        if self.trainer.exception is not None and self.has_run and self.signal is None:
+            self.drop_pass()
+        self.events = Events(self.trainer, (), ())
+
+    def pause(self) -> None:
+        """Has the running pass end after the current step, and come to a save point."""
+        if self.open_pass is not None:
+            self.open_pass.stopped = True
+
+    def interrupt(self, number: int) -> None:
+        """Has training and evaluation end at the next place from which they can go on. Safe in a signal handler."""
+        self.signal = number
+        for this in (self.open_pass, self.evaluating):
+            if this is not None:
+                this.stopped = True
+
+    def clear_pause(self, this: Pass) -> None:
+        """Lets a pass that was ended for a save point go on; not where a signal came."""
+        this.stopped = False
+        if self.signal is not None:  # asked after, so that one that comes meanwhile is not lost
+            this.stopped = True
+
+    @contextmanager
+    def interruptible(self) -> Iterator[Callable[[Pass], None]]:
+        """Lets a signal end the evaluation of a record that is due; its pass is to be handed to what this yields.
+
+        Raises:
+            EvaluationStopped: If that happened.
+        """
+        due = self.pending is not None
+        running: list[Pass] = []
+
+        def begin(this: Pass) -> None:
+            running.append(this)
+            self.evaluating = this if due else None
+
+        try:
+            yield begin
+        finally:
+            self.evaluating = None
+        if due and running and running[0].stopped:
+            raise EvaluationStopped
+
+    def save_point(self) -> None:
+        """Between two steps: checkpoints are written here, and here the training ends for a signal."""
+        for save in self._savers:
+            save(self.trainer)
+        self.end_for_signal()
+
+    def end_for_signal(self) -> None:
+        """Ends the process as the signal would have, if one came: 128 + its number is the exit status."""
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signal is not None:
+            raise SystemExit(128 + self.signal)
+
+    # Epochs
+
     def begin_epoch(self) -> Pass:
         """Opens the next epoch's pass, after its on_epoch_begin."""
-        trainer = self.trainer
         self.position.epoch += 1
         self.position.batch = 0
-        self.open_pass = Pass(
-            self.train_signature.function,
-            self.prepared,
-            trainer.hyper,
-            iter(()),
-            length_of(trainer.train_loader),
-            self.trainer.batch_axis,
-            take=self.means.add,
-            shown=self.means.running,
-            progress=self.progress,
-            position=self.position,
-        )
-        self._set_hooks(self.open_pass)
+        self.open_pass = self._new_pass()
         self.events.fire("epoch_begin")
         # After the event, in which a callback may still set the sampler's epoch or the batch size.
-        self.open_pass.length = length_of(trainer.train_loader)
-        asked = perf_counter()
-        batches = iterate(self.source("train", trainer.train_loader), self.position.epoch)  # starts its workers
-        self.open_pass.data_seconds += perf_counter() - asked
-        if self.rules.accumulate > 1 and self.open_pass.length is None and isinstance(trainer.train_loader, DataLoader):
-            # So that the epoch's last window is known by its last batch. Not for any iterable: an environment would
-            # have to go a step ahead of the function.
-            batches = looking_ahead(self.open_pass, batches)
-        self.open_pass.batches = batches
+        self._read(self.open_pass)
         return self.open_pass
 
     def end_epoch(self) -> None:
@@ -181,31 +244,13 @@ class Training:
         self.trainer.history.end_epoch()  # where the record was written before the loader showed its end
         self.events.fire("epoch_end")
 
-    def stop(self) -> None:
-        """Has the open pass end after the current step."""
-        if self.open_pass is not None:
-            self.open_pass.stopped = True
-
-    def end_fit(self) -> None:
-        """Keeps the time that belongs to the next record. A pass in which something was raised cannot go on."""
-        while self.progress.is_open:
-            self.progress.end()
-        if self.trainer.stop_reason is not None:
-            self.progress.say(f"stopped after step {self.position.step}: {self.trainer.stop_reason}")
-        self._seconds, self._since = self._elapsed(), None
-        if self.window is not None:
-            self.window.detach()
-            self._scales = self.window.state_dict()
-        if self.trainer.exception is not None and self.has_run:
-            self.drop_pass()
-        self.events = Events(self.trainer, (), ())
-
     def drop_pass(self) -> None:
         """Gives up an epoch that is open; it begins anew under the same number."""
         if self.open_pass is not None:
             self.open_pass = None
             self.position.epoch -= 1
             self.position.batch = 0
+        self.pending = None
         self.means.reset()
 
     def source(self, purpose: str, loader: Any) -> Any:
@@ -217,6 +262,39 @@ class Training:
             known = self._keyed[purpose] = (loader, rekeyed(loader, self.trainer.seed, purpose))
         return known[1]
 
+    def _new_pass(self) -> Pass:
+        this = Pass(
+            self.train_signature.function,
+            self.prepared,
+            self.trainer.hyper,
+            iter(()),
+            None,
+            self.trainer.batch_axis,
+            take=self.means.add,
+            shown=self.means.running,
+            progress=self.progress,
+            position=self.position,
+        )
+        self._set_hooks(this)
+        return this
+
+    def _read(self, this: Pass) -> None:
+        """Opens the loader where the position is."""
+        loader, start = self.trainer.train_loader, self.position.batch
+        this.length = length_of(loader)
+        asked = perf_counter()
+        source = self.source("train", loader)
+        if start and keeps_place(loader) is not None:
+            batches: Iterator[Any] = iter(loader)  # it has been put there by its state
+        else:
+            batches = iterate(source, self.position.epoch, start)  # starts its workers
+        this.data_seconds += perf_counter() - asked
+        if self.rules.accumulate > 1 and this.length is None and isinstance(loader, DataLoader):
+            # So that the epoch's last window is known by its last batch. Not for any iterable: an environment would
+            # have to go a step ahead of the function.
+            batches = looking_ahead(this, batches)
+        this.batches = batches
+
     def _set_hooks(self, this: Pass) -> None:
         this.stopped = False
         this.function = self.train_signature.function
@@ -227,77 +305,88 @@ class Training:
 
     # Records
 
-    def write_record(self, goal: Goal, epoch_ended: bool) -> None:
-        """Evaluates and writes a row of history, unless this step has one: eval_every may meet the epoch's end."""
-        trainer, position = self.trainer, self.position
-        if trainer.history.last.get("step") == position.step:
+    def begin_record(self, epoch_ended: bool) -> None:
+        """Notes that a record is due, unless this step has one: eval_every may meet the epoch's end."""
+        if self.trainer.history.last.get("step") == self.position.step:
             return
         # Read before the evaluation: a metric object may serve both functions.
-        record: dict[str, Any] = {f"train_{name}": value for name, value in self.means.compute().items()}
+        train = {f"train_{name}": value for name, value in self.means.compute().items()}
         self.means.reset()
+        self.pending = {"epoch_ended": epoch_ended, "train": train}
+        if self._savers:  # what the evaluation draws, it draws again when it is begun anew
+            self.pending["generators"] = rng.capture()
+
+    def write_record(self, goal: Goal) -> None:
+        """Evaluates, and writes the row of history that is due.
+
+        Raises:
+            EvaluationStopped: If a signal came; the record stays due.
+        """
+        if self.pending is None:
+            return
+        trainer, record = self.trainer, dict(self.pending["train"])
+        if self.signal is not None:
+            raise EvaluationStopped
         if trainer.eval_fn is not None:
             evaluated = trainer.evaluate(max_steps=goal.max_eval_steps)
             record |= {f"val_{name}": value for name, value in evaluated.items()}
         record |= learning_rates(trainer.optimizer) | _plain(trainer.hyper) | self._take_seconds()
-        trainer.history.append({"epoch": position.epoch, "step": position.step, **record}, epoch_ended=epoch_ended)
+        row = {"epoch": self.position.epoch, "step": self.position.step, **record}
+        trainer.history.append(row, epoch_ended=self.pending["epoch_ended"])
+        self.pending = None
         self.progress.record(trainer.history.last, goal.last_epoch)
         self.events.fire("record")
 
-    def _elapsed(self) -> float:
-        return self._seconds + (0.0 if self._since is None else perf_counter() - self._since)
-
     def _take_seconds(self) -> dict[str, float]:
         """The seconds since the record before, and how many of them were spent waiting on the loader."""
-        seconds, waited = self._elapsed(), 0.0
+        seconds, waited = self.elapsed(), 0.0
         self._seconds, self._since = 0.0, perf_counter()
         if self.open_pass is not None:
             waited, self.open_pass.data_seconds = self.open_pass.data_seconds, 0.0
         return {"seconds": seconds, "data_seconds": waited}
 
-    # Optimizers
-
     def check_steps(self, stepped: list[Optimizer]) -> None:
-        """Compares the optimizers that took the first step with those that the Trainer knows.
-
-        Raises:
-            OptimizerError: If they are others, and something in this fit depends on the steps.
-        """
+        """Compares the optimizers that took the first step with those that the Trainer knows."""
         self.steps_unchecked = False
-        known = named(self.trainer.optimizer)
-        if not all(isinstance(optimizer, Optimizer) for optimizer in known.values()):
-            return  # one that is not torch's takes its steps unseen
-        strange = [optimizer for optimizer in stepped if all(optimizer is not one for one in known.values())]
-        idle = bool(known) and not any(optimizer is one for optimizer in stepped for one in known.values())
-        idle = idle and not (self.window is not None and self.window.skipped)  # one that overflowed is known
-        if not strange and not idle:
-            return
-        names = ", ".join(type(optimizer).__name__ for optimizer in strange)
-        found = f"the first step was taken by an optimizer that the Trainer does not have ({names})" if strange else (
-            f"the Trainer's optimizer ({', '.join(type(one).__name__ for one in known.values())}) took no step in the "
-            "first call of train_fn"
-        )  # fmt: skip
-        expected = "the optimizer that train_fn steps is the one that was given to Trainer(...)"
-        fix = "make the Trainer after the optimizer, with that very object (in a notebook: run the cell again)"
-        if self.step_dependents:
-            raise OptimizerError(f"{found}, on which depends: {', '.join(self.step_dependents)}", expected, fix)
-        warnings.warn(f"{found}; {expected}; {fix}", IgnitionWarning, stacklevel=2)
+        if self.window is not None and self.window.skipped:  # for an overflow: it was asked to
+            stepped = [*stepped, *named(self.trainer.optimizer).values()]
+        check_first_step(self.trainer.optimizer, stepped, self.step_dependents)
 
+    # What a checkpoint keeps, besides what hangs on the trainer
 
-def check_goal(training: Training, epochs: Any, steps: Any, eval_every: Any, max_eval_steps: Any) -> Goal:
-    """The goal of a fit that begins where the training is. Raises ArgumentError if that makes no goal."""
-    given = {"epochs": epochs, "steps": steps, "eval_every": eval_every, "max_eval_steps": max_eval_steps}
-    for name, count in given.items():
-        check_count(count, name)
-    if epochs is None and steps is None:
-        raise ArgumentError(
-            "fit was given neither epochs nor steps", expected="one of them or both", fix="fit(epochs=10)"
-        )
-    return Goal(
-        last_epoch=None if epochs is None else training.epochs_ended + epochs,
-        last_step=None if steps is None else training.position.step + steps,
-        eval_every=eval_every,
-        max_eval_steps=max_eval_steps,
-    )
+    def scales(self) -> dict[str, Any]:
+        """The scales of the losses, by the optimizers' names."""
+        return self._scales if self.window is None else self.window.state_dict()
+
+    def generators(self) -> dict[str, Any]:
+        """The states of all generators: those from before an evaluation that is to be begun anew."""
+        kept = None if self.pending is None else self.pending.get("generators")
+        return rng.capture() if kept is None else kept
+
+    def loader_state(self) -> Any:
+        """The state of a train loader that keeps its place by itself, inside an epoch."""
+        stateful = keeps_place(self.trainer.train_loader)
+        return None if stateful is None or self.open_pass is None else stateful.state_dict()
+
+    def restore(self, state: Mapping[str, Any], scales: dict[str, Any], loader_state: Any) -> None:
+        """Goes where a checkpoint was taken; the generators are put back after it."""
+        for name, value in state["position"].items():
+            setattr(self.position, name, value)
+        self.fit = dict(state["fit"])
+        self.seeded = True
+        self._keyed.clear()
+        self._scales = scales
+        self._seconds = state["seconds"]
+        self.means.load_state_dict(state["means"])
+        self.pending = state["pending"]
+        self.open_pass = None
+        if state["open"]:
+            self.open_pass = self._new_pass()
+            stateful = keeps_place(self.trainer.train_loader)
+            if stateful is not None:
+                stateful.load_state_dict(loader_state)
+            if self.pending is None or not self.pending["epoch_ended"]:
+                self._read(self.open_pass)
 
 
 def _plain(hyper: Mapping[str, Any]) -> dict[str, Any]:

@@ -236,21 +236,18 @@ class Window:
         norm = self._clip(parameters)
         if norm is None and with_norm:
             norm = total_norm(parameters)
-        self._stepping = True
-        try:
-            if scaler is None:
+        # Not left to the step: a fused one calls its hooks on an overflow too, and SGD's keeps an empty momentum then.
+        if scaler is None or not _overflowed(scaler, optimizer):
+            self._stepping = True
+            try:
                 optimizer.step()
-            else:
-                self._scaled_step(scaler, optimizer)
-        finally:
-            self._stepping = False
+            finally:
+                self._stepping = False
+        else:
+            self.skipped = True
+        if scaler is not None:
+            scaler.update()
         return norm
-
-    def _scaled_step(self, scaler: GradScaler, optimizer: Optimizer) -> None:
-        scaler.step(optimizer)  # waits for the accelerator, to see whether anything overflowed
-        found = scaler._found_inf_per_device(optimizer).values()
-        self.skipped |= any(float(infinite.item()) for infinite in found)
-        scaler.update()
 
     def _clip(self, parameters: Sequence[Tensor]) -> Tensor | None:
         """Clips, if that is asked for, and returns the norm from before."""
@@ -296,7 +293,7 @@ class Window:
             )
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # A fused optimizer is called by a GradScaler on an overflow too, and leaves the step out by itself.
+        # A fused optimizer that a GradScaler of the user's steps is called on an overflow too.
         infinite = getattr(optimizer, "found_inf", None)
         if infinite is not None and infinite.item():
             return
@@ -333,6 +330,11 @@ def _with_gradients(optimizer: Optimizer) -> tuple[list[Tensor], list[Tensor]]:
     return parameters, [one.grad for one in parameters]
 
 
+def _overflowed(scaler: GradScaler, optimizer: Optimizer) -> bool:
+    """Whether there is no using the unscaled gradients; waits for the accelerator."""
+    return any(found.item() for found in scaler._found_inf_per_device(optimizer).values())
+
+
 def total_norm(parameters: Sequence[Tensor]) -> Tensor:
     """The norm of the gradient over all parameters, a 0-d tensor."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -360,6 +362,7 @@ def check_weight(weight: Any) -> float | Tensor:
     raise ArgumentError(
         f"optimize was given the weight {given}",
         expected="a finite number of 0 or more, or a 0-d tensor: how many samples or tokens the loss is the mean of",
+        fix="count them, for example weight=(y != ignored).sum(), or leave it out for the size of the batch",
     )
 
 

@@ -2,6 +2,7 @@
 
 from ignition.callbacks.averaging import EMA, SWA
 from ignition.callbacks.base import Callback
+from ignition.callbacks.checkpointing import Checkpoint
 from ignition.callbacks.logging import CSVLogger
 from ignition.callbacks.lr_schedule import LRSchedule
 from ignition.callbacks.saving import SaveModel
@@ -15,6 +16,7 @@ __all__ = [
     "SWA",
     "CSVLogger",
     "Callback",
+    "Checkpoint",
     "CosineAnneal",
     "CosineDecay",
     "EarlyStopping",

@@ -126,7 +126,11 @@ class SWA(Callback):
         self.start = positive_count("start of SWA", start)
         self.every = positive_count("every of SWA", every)
         if forward is not None and not callable(forward):
-            raise ArgumentError(f"forward of SWA is a {type(forward).__name__}", "a function of the model and a batch")
+            raise ArgumentError(
+                f"forward of SWA is a {type(forward).__name__}",
+                "a function of the model and a batch",
+                "for example forward=lambda model, x, y: model(x)",
+            )
         self.forward = forward
         self._average = _Average(None)
         self._ready = False
@@ -247,6 +251,7 @@ class _Average:
             raise ArgumentError(
                 f"an average of {_listed(state)} was loaded, and the Trainer has {_listed(averages)}",
                 "the models that it was saved of",
+                "make the Trainer with the same structure of models as then",
             )
         for name, averaged in averages.items():
             averaged.load_state_dict(state[name])
@@ -312,5 +317,5 @@ def _listed(models: Mapping[str, Any]) -> str:
 
 def _count(what: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ArgumentError(f"{what} is {value!r}", "a whole number, 0 or more")
+        raise ArgumentError(f"{what} is {value!r}", "a whole number, 0 or more", "leave it out for 0")
     return value

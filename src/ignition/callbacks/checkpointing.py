@@ -1,0 +1,345 @@
+"""Checkpoint: the callback from whose folder a killed training goes on to the same bits."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ignition import checkpoint
+from ignition.callbacks.base import Callback
+from ignition.callbacks.saving import mode_of
+from ignition.callbacks.schedule import positive_count
+from ignition.checkpoint import Content
+from ignition.data import check_place_kept
+from ignition.duration import seconds_of
+from ignition.errors import ArgumentError, CheckpointError, IgnitionWarning
+from ignition.lock import FolderLock
+from ignition.ranking import Mode, is_better
+from ignition.signals import Signals
+from ignition.snapshot import apply, capture
+
+if TYPE_CHECKING:
+    from ignition.trainer import Trainer
+
+__all__ = ["Checkpoint"]
+
+_NAME = re.compile(r"fit-(\d{3,})-step-(\d{9,})(-end)?")
+
+
+class Checkpoint(Callback):
+    """Writes checkpoints from which ``fit(..., resume=True)`` goes on, to the bits of a run that never stopped.
+
+    Run the same script again: it goes on from the newest whole checkpoint, or begins where there is none. A script
+    of several fits passes over those that are finished, with their results loaded, and takes up the interrupted one
+    at its own call.
+
+    A checkpoint is a folder in `folder`, named for the fit and the step; see `ignition.checkpoint` for what is in it.
+    The training waits for a copy in memory only; a thread writes it, flushes it and gives it its name, one at a time.
+    What goes wrong there is raised at the next step. While a fit runs, no other training may write to the folder.
+
+    SIGTERM, SIGUSR1 and SIGINT (Ctrl-C) end the fit after the current step (an evaluation is left at once), with a
+    checkpoint; ``on_train_end`` comes as always, and the process exits with 128 and the signal's number, or
+    KeyboardInterrupt is raised. A second signal ends it at once.
+
+    With it a Trainer without ``seed=`` takes ``torch.initial_seed()`` for one: the order of the data and the
+    randomness of each batch follow from it, and the generators that the model draws from are left as they are.
+
+    Args:
+        folder: Where the checkpoints are, one folder for each training.
+        every: "epoch", a number of steps, or a time: "10min", "2h". Each fit's end is always written.
+        keep: How many of the newest are kept, 1 or more; the best one and each fit's end besides.
+        best: A column of history, such as "val_loss": whenever it is better than ever, a checkpoint is written and
+            kept until a better one is.
+        mode: "min" or "max". Default: what the name of `best` tells.
+
+    Attributes:
+        last_path: The newest checkpoint that is whole on the disk, or None.
+        best_path: The best one, or None.
+        best_value: Its value of `best`.
+
+    Raises:
+        ArgumentError: If an argument is none of these.
+        CheckpointError: At fit, if the folder is another training's, or is in use; or if the train loader cannot be
+            put back where it was.
+    """
+
+    order: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        every: str | int = "epoch",
+        keep: int = 3,
+        best: str | None = None,
+        mode: Mode | None = None,
+    ) -> None:
+        if not isinstance(folder, (str, os.PathLike)) or not os.fspath(folder):
+            raise ArgumentError(f"Checkpoint got {folder!r} as its folder", "the path of a folder")
+        if mode is not None and best is None:
+            raise ArgumentError(f"mode={mode!r} without best", "the metric it is about: best='val_acc'")
+        self.folder = Path(folder)
+        self.every = every
+        self.keep = positive_count("keep of Checkpoint", keep)
+        self.best = best
+        self.mode = None if best is None else mode_of(best, mode)
+        self.save_every: int | None = None
+        self._seconds: float | None = None
+        if isinstance(every, str) and every != "epoch":
+            self._seconds = seconds_of(every, "every of Checkpoint")
+            self.on_step_end = self._look_at_clock  # type: ignore[method-assign]  # costs nothing otherwise
+        elif every != "epoch":
+            self.save_every = positive_count("every of Checkpoint", every)
+        self.last_path: Path | None = None
+        self.best_path: Path | None = None
+        self.best_value: float | None = None
+        self._lock: FolderLock | None = None
+        self._signals: Signals | None = None
+        self._writer = _Writer()
+        self._newest: tuple[Path, Content] | None = None  # what a resumed script has still to come to
+        self._trainer: Any = None
+        self._saved: tuple[Any, ...] = ()
+        self._epochs = 0
+        self._recorded = 0
+        self._clock = 0.0
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({os.fspath(self.folder)!r}, every={self.every!r}, keep={self.keep}, best={self.best!r})"
+
+    # Going on
+
+    def take_up(self, trainer: Trainer[Any], resume: bool) -> bool:
+        """Brings a fit that is about to begin to where an earlier run of the script was.
+
+        Returns:
+            Whether this very fit was finished then, with its result loaded now.
+
+        Raises:
+            CheckpointError: If the folder is in use, or holds the checkpoints of another training.
+        """
+        check_place_kept(trainer.train_loader)
+        self._lock = FolderLock(self.folder)
+        try:
+            if self._trainer is not trainer:
+                checkpoint.sweep(self.folder)
+                self._look_for_newest(resume)
+                self._trainer = trainer
+            return self._catch_up(trainer)
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Lets others have the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _look_for_newest(self, resume: bool) -> None:
+        paths = self._paths()
+        if paths and not resume:
+            raise CheckpointError(
+                f"{self.folder} holds {len(paths)} checkpoints of an earlier run, the newest {paths[-1].name}",
+                expected="an empty folder, or resume=True",
+                fix="go on from them with fit(..., resume=True), or begin anew in another folder (or delete this one)",
+            )
+        self._newest = None
+        for path in reversed(paths):
+            try:
+                self._newest = (path, checkpoint.read(path))
+                return
+            except CheckpointError as error:
+                kept = path.with_name(f"broken-{path.name}")  # out of the way of those that are to come
+                checkpoint.remove(kept) if kept.exists() else None
+                os.replace(path, kept)
+                warnings.warn(f"{error}\n  passed over, and renamed {kept.name}", IgnitionWarning, stacklevel=6)
+
+    def _catch_up(self, trainer: Trainer[Any]) -> bool:
+        if self._newest is None:
+            return False
+        path, content = self._newest
+        number, fit = trainer.training.fit["number"], content.state["fit"]
+        if fit["number"] < number:
+            self._newest = None
+            return False
+        if fit["number"] > number:
+            ends = [one for one in self._paths() if one.name.endswith("-end") and _fit_of(one) == number]
+            if not ends:
+                raise CheckpointError(
+                    f"{self.folder} has no checkpoint of the end of fit {number}, which was finished",
+                    expected="that of each fit's end, which is kept",
+                    fix="begin anew in another folder",
+                )
+            path, content = ends[-1], checkpoint.read(ends[-1])
+        apply(trainer.training, content, str(path))
+        self.last_path = path
+        self._saved = self._place(trainer)
+        self._epochs, self._recorded = trainer.history.epochs, len(trainer.history)
+        if fit["number"] == number:
+            self._newest = None
+        return bool(content.state["fit"]["ended"])
+
+    def is_beyond(self, number: int) -> bool:
+        """Whether the earlier run had come to a fit after that one."""
+        return self._newest is not None and self._newest[1].state["fit"]["number"] > number
+
+    # Events
+
+    def on_train_begin(self, trainer: Trainer[Any]) -> None:
+        """Takes over the signals."""
+        self._signals = Signals(trainer.training.interrupt)
+        self._epochs, self._recorded = trainer.history.epochs, len(trainer.history)
+        self._clock = time.monotonic()
+
+    def save_point(self, trainer: Trainer[Any]) -> None:
+        """Writes a checkpoint if one is due."""
+        self._writer.raise_failure()
+        history = trainer.history
+        improved = self._improves(trainer)
+        due = (
+            (self.every == "epoch" and history.epochs > self._epochs)
+            or (self.save_every is not None and trainer.step % self.save_every == 0)
+            or (self._seconds is not None and time.monotonic() - self._clock >= self._seconds)
+        )
+        self._epochs, self._recorded = history.epochs, len(history)
+        if (improved or due or trainer.training.signal is not None) and self._place(trainer) != self._saved:
+            self._save(trainer, "", improved)
+            if trainer.training.signal is not None:
+                self._writer.finish()
+
+    def on_train_end(self, trainer: Trainer[Any]) -> None:
+        """Writes the checkpoint of the fit's end, gives the signals back, and waits until all is on the disk."""
+        try:
+            if trainer.exception is None:
+                self._writer.raise_failure()
+                improved = self._improves(trainer)
+                trainer.training.fit |= {"ended": True, "stop_reason": trainer.stop_reason}
+                self._save(trainer, "-end", improved)
+            self._writer.finish()
+        finally:
+            if self._signals is not None:
+                self._signals.restore()
+            self.release()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far, and the name of its checkpoint."""
+        return {
+            "best_value": self.best_value,
+            "best_name": None if self.best_path is None else self.best_path.name,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` returned."""
+        self.best_value = state["best_value"]
+        self.best_path = None if state["best_name"] is None else self.folder / state["best_name"]
+
+    # Saving
+
+    def _look_at_clock(self, trainer: Trainer[Any]) -> None:
+        if self._seconds is not None and time.monotonic() - self._clock >= self._seconds:
+            trainer.training.pause()
+
+    def _improves(self, trainer: Trainer[Any]) -> bool:
+        if self.best is None or self.mode is None or len(trainer.history) == self._recorded:
+            return False
+        value = trainer.history.latest(self.best)
+        return is_better(value, float("nan") if self.best_value is None else self.best_value, self.mode)
+
+    def _place(self, trainer: Trainer[Any]) -> tuple[Any, ...]:
+        """What tells two states of one training apart."""
+        return (
+            trainer.training.fit["number"],
+            trainer.step,
+            trainer.epoch_open,
+            len(trainer.history),
+            trainer.history.epochs,
+        )
+
+    def _save(self, trainer: Trainer[Any], ending: str, improved: bool) -> None:
+        path = self.folder / f"fit-{trainer.training.fit['number']:03d}-step-{trainer.step:09d}{ending}"
+        if improved and self.best is not None:
+            self.best_value, self.best_path = trainer.history.latest(self.best), path
+        self._writer.finish()  # the copies' memory is used again
+        content = capture(trainer.training, self._writer.copy)
+        if self.best is not None:
+            content.state["best"] = {"metric": self.best, "value": self.best_value} if improved else None
+        self._saved, self._clock = self._place(trainer), time.monotonic()
+        self._writer.start(lambda: self._write(path, content), trainer.training.pause)
+
+    def _write(self, path: Path, content: Content) -> None:
+        """On the thread: the new one is whole before an old one goes."""
+        checkpoint.write(path, content)
+        self.last_path = path
+        paths = self._paths()
+        ends = {one for one in paths if one.name.endswith("-end")}
+        kept = {*paths[-self.keep :], *ends, self.best_path, path}
+        for one in paths:
+            if one not in kept:
+                checkpoint.remove(one)
+
+    def _paths(self) -> list[Path]:
+        """The checkpoints in the folder, oldest first: by fit and step, never by a file's time."""
+        if not self.folder.is_dir():
+            return []
+        found = [(match, path) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+        found.sort(key=lambda pair: (int(pair[0][1]), int(pair[0][2]), pair[0][3] is not None))
+        return [path for _, path in found]
+
+
+class _Writer:
+    """Runs one job at a time on a thread, out of memory of its own."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._copies: dict[str, Tensor] = {}
+
+    def copy(self, name: str, tensor: Tensor) -> Tensor:
+        """A copy on the CPU; its memory is used again for the next copy of that name."""
+        kept = self._copies.get(name)
+        if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
+            kept = self._copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
+        kept.copy_(tensor)  # waits for an accelerator
+        return kept
+
+    def start(self, job: Any, wake: Any) -> None:
+        """Runs `job`; calls `wake` if it fails."""
+
+        def run() -> None:
+            try:
+                job()
+            except BaseException as error:
+                self._failure = error
+                wake()
+
+        self._thread = threading.Thread(target=run, name="ignition-checkpoint")
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Waits until nothing is being written, and raises what went wrong."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.raise_failure()
+
+    def raise_failure(self) -> None:
+        """Raises what went wrong since it was last asked."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise CheckpointError(
+                f"a checkpoint could not be written: {failure}",
+                expected="a folder on a disk with room, which may be written to",
+                fix="make room or mend the folder, and go on with fit(..., resume=True)",
+            ) from failure
+
+
+def _fit_of(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match else 0

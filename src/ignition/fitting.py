@@ -1,0 +1,160 @@
+"""One fit from end to end: checks, what an earlier run has done of it, the loop, and the clearing up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ignition import loop
+from ignition.arguments import check_not_empty
+from ignition.callbacks.checkpointing import Checkpoint
+from ignition.callbacks.schedules import bind_schedules
+from ignition.errors import ArgumentError
+from ignition.events import Events, check_callbacks
+from ignition.goal import Goal, check_goal
+from ignition.settings import Settings
+from ignition.snapshot import settings_of
+
+if TYPE_CHECKING:
+    from ignition.trainer import Trainer
+
+__all__ = ["fit"]
+
+
+def fit(
+    trainer: Trainer[Any],
+    functions: list[tuple[str, Callable[[Any], Any]]],
+    *,
+    epochs: Any,
+    steps: Any,
+    eval_every: Any,
+    max_eval_steps: Any,
+    resume: Any,
+) -> None:
+    """Runs `Trainer.fit`; `functions` are those that `Trainer.on` added."""
+    check_goal(epochs, steps, eval_every, max_eval_steps)
+    training = trainer.training
+    if training.is_fitting:
+        raise ArgumentError(
+            "fit was called inside a fit of the same Trainer",
+            expected="one fit at a time",
+            fix="call it when the first has ended, or train other things with a Trainer of their own",
+        )
+    saver = _saver(check_callbacks(trainer.callbacks), resume)
+    before, previous = Settings(trainer), training.fit
+    trainer.stop_reason, trainer.exception = None, None
+    training.is_fitting = True
+    try:
+        _check_loaders(trainer)
+        training.fit = {
+            "number": previous["number"] + 1,
+            "start_epoch": training.epochs_ended,
+            "start_step": training.position.step,
+            "ended": False,
+            "stop_reason": None,
+            "settings": settings_of(trainer),
+        }
+        if saver is not None and _was_finished(trainer, saver, resume, epochs, steps):
+            return
+        goal = Goal(
+            *_end(training.fit, epochs, steps), eval_every, max_eval_steps, None if saver is None else saver.save_every
+        )
+        dependents = bind_schedules(trainer.callbacks, trainer, training.train_signature.hyper_names)
+        _check_hyper(trainer)
+        training.seed()
+        for callback in trainer.callbacks:
+            callback.prepare(trainer)
+        training.prepare()
+        watched = [repr(callback) for callback in trainer.callbacks if callback.needs_updates]
+        training.begin_fit(
+            Events(trainer, trainer.callbacks, functions),
+            dependents,
+            watched,
+            [] if saver is None else [saver.save_point],
+        )
+        loop.fit(training, goal)
+    except BaseException:
+        if training.position.step == before.step:
+            before.restore()
+        if not training.has_begun:
+            training.fit = previous
+        raise
+    finally:
+        training.is_fitting = False
+        training.end_fit()
+        if saver is not None:
+            saver.release()
+
+
+def _saver(callbacks: list[Any], resume: Any) -> Checkpoint | None:
+    """The Checkpoint among the callbacks."""
+    savers = [callback for callback in callbacks if isinstance(callback, Checkpoint)]
+    if len(savers) > 1:
+        raise ArgumentError(
+            f"there are {len(savers)} Checkpoint callbacks",
+            expected="one, from which the training goes on",
+            fix="keep one; SaveModel writes weights at other times",
+        )
+    if not isinstance(resume, bool):
+        raise ArgumentError(
+            f"resume={resume!r}", expected="True or False", fix="the folder is that of Checkpoint(folder)"
+        )
+    if resume and not savers:
+        raise ArgumentError(
+            "resume=True, and there is no Checkpoint among the callbacks",
+            expected="the one whose folder the training goes on from",
+            fix='trainer.callbacks = [Checkpoint("runs/a"), ...]',
+        )
+    return savers[0] if savers else None
+
+
+def _was_finished(
+    trainer: Trainer[Any], saver: Checkpoint, resume: bool, epochs: int | None, steps: int | None
+) -> bool:
+    """Goes where an earlier run of the script was; whether that had done this fit already."""
+    training = trainer.training
+    if trainer.seed is None:
+        trainer.seed = torch.initial_seed() % 2**63  # draws nothing, and leaves the generators as they are
+        training.seeded = True
+    mine, number = training.fit["settings"], training.fit["number"]
+    if not saver.take_up(trainer, resume):
+        theirs = training.fit["settings"]
+    elif training.fit["stop_reason"] is not None or saver.is_beyond(number) or _is_reached(trainer, epochs, steps):
+        trainer.stop_reason = training.fit["stop_reason"]
+        training.progress.say(f"fit {number} was finished at step {trainer.step}, and is passed over")
+        return True
+    else:  # the number has been raised since
+        theirs, training.fit["ended"] = training.fit["settings"], False
+    if training.position.step > training.fit["start_step"] or theirs is not mine:
+        training.progress.say(f"goes on from {saver.last_path} at step {trainer.step}")
+    for name in sorted(mine.keys() | theirs.keys()):
+        if mine.get(name) != theirs.get(name):
+            here, there = mine.get(name, "nothing"), theirs.get(name, "nothing")
+            training.progress.say(f"  {name}: {here} in the script, {there} in the checkpoint, which counts")
+    return False
+
+
+def _end(fit: dict[str, Any], epochs: int | None, steps: int | None) -> tuple[int | None, int | None]:
+    """The last epoch and the last step of a fit, from where it began."""
+    last_epoch = None if epochs is None else fit["start_epoch"] + epochs
+    return last_epoch, None if steps is None else fit["start_step"] + steps
+
+
+def _is_reached(trainer: Trainer[Any], epochs: int | None, steps: int | None) -> bool:
+    return trainer.training.has_reached(Goal(*_end(trainer.training.fit, epochs, steps), None, None))
+
+
+def _check_loaders(trainer: Trainer[Any]) -> None:
+    check_not_empty(trainer.train_loader, "train_loader")
+    if trainer.test_loader is not None:
+        check_not_empty(trainer.test_loader, "test_loader")
+
+
+def _check_hyper(trainer: Trainer[Any]) -> None:
+    """Checks, as far as it is known before the first batch, that the functions take the hyperparameters."""
+    training = trainer.training
+    training.train_signature.check_hyper(trainer.hyper)
+    if training.eval_signature is not None:
+        training.eval_signature.check_hyper(training.eval_signature.select(trainer.hyper))
