@@ -51,7 +51,7 @@ def steepness(discriminator: nn.Module, points: Tensor) -> Tensor:
     return slope.square().sum(dim=1).mean()
 
 
-def quality(points: Tensor) -> dict[str, float]:
+def quality(points: Tensor) -> dict[str, Tensor | float]:
     """The share of the points that lie near a cluster's centre, and how many of the clusters they reach."""
     distances, nearest = torch.cdist(points, make_centres().to(points.device)).min(dim=1)
     near = distances < 3 * SPREAD

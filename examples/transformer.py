@@ -59,11 +59,11 @@ def as_batch(paragraphs: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def write(model: nn.Module, length: int) -> str:
-    """What the model writes after an empty line, drawn character by character."""
-    text = torch.zeros(1, 1, dtype=torch.long, device=model.next.weight.device)
-    while text.shape[1] < length and (text.shape[1] == 1 or text[0, -1]):
-        chances = model(text)[0, -1].div(0.7).softmax(dim=0)
+def write(model: nn.Module, beginning: str) -> str:
+    """How the model goes on after the beginning of a paragraph, drawn character by character."""
+    text = torch.tensor([[0, *beginning.encode()]], device=model.next.weight.device)
+    while text.shape[1] < LONGEST and text[0, -1]:
+        chances = (model(text)[0, -1] / 0.7).softmax(dim=0)
         text = torch.cat([text, torch.multinomial(chances, 1).unsqueeze(0)], dim=1)
     return bytes(text[0].tolist()).decode().strip("\0")
 
@@ -100,7 +100,7 @@ def main(steps: int = 500, precision: str = "bf16") -> Trainer:
     trainer.callbacks = [Warmup(warmup, then=CosineDecay("lr", 0.005, max_steps=steps - warmup))]
     trainer.fit(steps=steps, eval_every=max(1, steps // 4))
     print(f"A character takes {trainer.history.last['val_loss']:.2f} nats. The model writes:")
-    print(write(model.eval(), LONGEST))
+    print(write(model.eval(), "The "))
     return trainer
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from ignition import Trainer
 from ignition.arguments import (
     check_batch_axis,
     check_count,
@@ -18,7 +22,7 @@ from ignition.arguments import (
     check_not_empty,
     check_optimizer,
 )
-from ignition.errors import ArgumentError, BatchError
+from ignition.errors import ArgumentError, BatchError, IgnitionWarning
 
 
 def sgd():
@@ -166,3 +170,86 @@ def test_hyperparameters_are_a_mapping():
 def test_nothing_else_is_hyperparameters(hyper):
     with pytest.raises(ArgumentError, match=r"(?s)^hyper is .*expected: a dict.*to do: "):
         check_hyper(hyper, "hyper")
+
+
+# Optimizers that train what is not the model's
+
+
+class Margin(nn.Module):
+    """A loss that has parameters of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.centres = nn.Parameter(torch.zeros(3, 4))
+        self.scale = nn.Parameter(torch.ones(()))
+
+
+def quiet(model, optimizer):
+    return Trainer(model, optimizer, function, [torch.zeros(1)], device="cpu", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("structure", "name"), [(lambda o: o, "SGD"), (lambda o: [o], "SGD '0'"), (lambda o: {"G": o}, "SGD 'G'")]
+)
+def test_an_optimizer_of_parameters_that_are_not_the_models_is_warned_of_with_a_list_of_them(structure, name):
+    model, loss = nn.Linear(2, 1), Margin()
+    optimizer = torch.optim.SGD([*model.parameters(), *loss.parameters()], lr=0.1)
+    message = (
+        rf"^{re.escape(name)} trains 2 of its 4 parameters that are not the model's \(shapes: \(3, 4\), \(\)\); they "
+        "are neither moved nor saved; give the Trainer every module that is trained"
+    )
+    with pytest.warns(IgnitionWarning, match=message) as caught:
+        quiet(model, structure(optimizer))
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quiet({"model": model, "loss": loss}, structure(optimizer))
+
+
+def test_a_stale_optimizer_is_warned_of_in_the_line_that_makes_the_trainer():
+    stale = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=0.1)
+    with pytest.warns(IgnitionWarning, match=r"SGD trains 2 of its 2 parameters.*in a notebook") as caught:
+        Trainer(nn.Linear(2, 1), stale, function, [torch.zeros(1)], device="cpu", progress=False)
+    assert caught[0].filename == __file__
+
+
+def test_parameters_that_have_names_are_listed_by_them():
+    optimizer = torch.optim.SGD(Margin().named_parameters(), lr=0.1)
+    with pytest.warns(IgnitionWarning, match=r"shapes: centres \(3, 4\), scale \(\)\)"):
+        quiet(nn.Linear(2, 1), optimizer)
+
+
+def test_no_more_than_ten_are_listed():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(number)) for number in range(12)], lr=0.1)
+    with pytest.warns(IgnitionWarning, match=r"12 of its 12 parameters .*\(8,\), \(9,\), \.\.\.\)"):
+        quiet(nn.Linear(2, 1), optimizer)
+
+
+def test_each_optimizer_is_warned_of():
+    models = [nn.Linear(2, 1), nn.Linear(2, 1)]
+    optimizers = [sgd(), torch.optim.SGD(models[1].parameters(), lr=0.1), torch.optim.Adam(Margin().parameters())]
+    with pytest.warns(IgnitionWarning) as caught:
+        quiet(models, optimizers)
+    assert [str(warning.message).partition(" trains")[0] for warning in caught] == ["SGD '0'", "Adam '2'"]
+
+
+def tied():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    return model
+
+
+def with_trained_buffer():
+    model = nn.Linear(2, 1)
+    model.register_buffer("prompt", torch.zeros(2, requires_grad=True))
+    return model
+
+
+@pytest.mark.parametrize("make", [tied, with_trained_buffer, lambda: nn.LazyLinear(3)])
+def test_an_optimizer_of_the_models_own_is_not_warned_of(make):
+    model = make()
+    optimizer = torch.optim.SGD([*model.parameters(), *model.buffers()], lr=0.1)
+    quiet(model, optimizer)
+    quiet([nn.Identity(), model], [optimizer, Own()])
+    quiet(model, torch.optim.SGD([{"params": [one]} for one in model.parameters()], lr=0.1))
+    quiet(model, None)

@@ -16,6 +16,7 @@ KINDS = {
     errors.HyperparameterError: ValueError,
     errors.MetricError: ValueError,
     errors.NotFiniteError: ArithmeticError,
+    errors.CheckpointError: RuntimeError,
     errors.OptimizerError: RuntimeError,
 }
 

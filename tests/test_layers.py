@@ -20,9 +20,11 @@ ORDER = """
     device rng keyed precision window optimize duration transfer
     means metrics tensor_loader data signature modes notes optimizers predictions
     plots ranking records history progress weights
-    callbacks.base callbacks.lr_schedule callbacks.schedule callbacks.warmup callbacks.schedules
-    callbacks.saving callbacks.stopping callbacks.averaging callbacks.logging callbacks
-    events steps passes arguments training loop evaluation settings trainer
+    arguments goal pretrained passes
+    codec checkpoint lock signals
+    callbacks.base snapshot callbacks.lr_schedule callbacks.schedule callbacks.warmup callbacks.schedules
+    callbacks.saving callbacks.stopping callbacks.averaging callbacks.logging callbacks.checkpointing callbacks
+    events steps first_step training captured loop settings fitting evaluation trainer
     ignition
 """
 LAYERS = ORDER.split()

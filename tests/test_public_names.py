@@ -32,6 +32,7 @@ NAMES = [
     "fit_on_batch",
     "freeze",
     "freeze_until",
+    "load_weights",
     "make_var",
     "optimize",
     "predict",
@@ -45,6 +46,7 @@ NAMES = [
 CALLBACKS = [
     "CSVLogger",
     "Callback",
+    "Checkpoint",
     "CosineAnneal",
     "CosineDecay",
     "EMA",
@@ -64,6 +66,7 @@ CALLBACKS = [
 ERRORS = [
     "ArgumentError",
     "BatchError",
+    "CheckpointError",
     "FunctionError",
     "HyperparameterError",
     "IgnitionError",
@@ -88,10 +91,12 @@ TRAINER = [
     "fit",
     "history",
     "hyper",
+    "load",
     "model",
     "on",
     "optimizer",
     "predict",
+    "save",
     "seed",
     "state",
     "step",
@@ -100,6 +105,7 @@ TRAINER = [
     "test_loader",
     "train_fn",
     "train_loader",
+    "training",
     "training_batches",
     "updated",
     "updates",
@@ -142,7 +148,7 @@ SIGNATURES = {
         "model optimizer train_fn train_loader eval_fn=None test_loader=None * batch_axis=0 device='auto' "
         "precision='fp32' accumulate=1 clip_norm=None compile=False seed=None progress=True"
     ),
-    "Trainer.fit": "self epochs=None * steps=None eval_every=None max_eval_steps=None",
+    "Trainer.fit": "self epochs=None * steps=None eval_every=None max_eval_steps=None resume=False",
     "Trainer.evaluate": "self loader=None * max_steps=None",
     "Trainer.predict": "self pred_fn loader",
     "Trainer.stop": "self reason",

@@ -31,6 +31,7 @@ class StandIn:
     def __init__(self, callback: Callback, model: Any = None) -> None:
         self.callback: Any = callback
         self.model = nn.BatchNorm1d(1) if model is None else model
+        self.averaged: dict[str, Any] = {}
         self.history = History()
         self.epoch = self.step = 0
         self.exception: BaseException | None = None

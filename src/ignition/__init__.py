@@ -10,6 +10,7 @@ from ignition.metrics import accuracy, topk_accuracy
 from ignition.modes import freeze, freeze_until, unfreeze
 from ignition.optimize import optimize
 from ignition.optimizers import set_lr
+from ignition.pretrained import load_weights
 from ignition.rng import seed_everything
 from ignition.steps import crossentropy_loss, evaluate_on_batch, fit_on_batch, predict_on_batch
 from ignition.tensor_loader import TensorLoader
@@ -34,6 +35,7 @@ __all__ = [
     "fit_on_batch",
     "freeze",
     "freeze_until",
+    "load_weights",
     "make_var",
     "optimize",
     "predict",

@@ -11,6 +11,7 @@ from ignition import loop
 from ignition.arguments import check_not_empty
 from ignition.callbacks.checkpointing import Checkpoint
 from ignition.callbacks.schedules import bind_schedules
+from ignition.captured import warn_of_captured
 from ignition.errors import ArgumentError
 from ignition.events import Events, check_callbacks
 from ignition.goal import Goal, check_goal
@@ -63,6 +64,8 @@ def fit(
         )
         dependents = bind_schedules(trainer.callbacks, trainer, training.train_signature.hyper_names)
         _check_hyper(trainer)
+        if saver is not None and training.fit["number"] == 1:
+            warn_of_captured(trainer)
         training.seed()
         for callback in trainer.callbacks:
             callback.prepare(trainer)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ignition import rng
-from ignition.callbacks.base import Callback
 from ignition.checkpoint import Content
 from ignition.codec import decode, encode
 from ignition.data import length_of
@@ -19,6 +18,7 @@ from ignition.modes import is_frozen, set_frozen
 from ignition.structure import named, suffix
 
 if TYPE_CHECKING:
+    from ignition.callbacks.base import Callback
     from ignition.training import Training
 
 __all__ = ["apply", "capture", "settings_of"]

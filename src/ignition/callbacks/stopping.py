@@ -39,7 +39,9 @@ class EarlyStopping(Callback):
         min_delta: By how much a record must be better, 0 or more, in the metric's own unit.
         mode: "min" or "max". Default: what the metric's name tells.
         restore_best: Keep a copy of the weights (buffers too) on the CPU whenever the metric is best, and put it back
-            at each fit's end, unless something was raised. The optimizer keeps its own state.
+            at each fit's end, unless something was raised. With it go the averages of the model that were there
+            (``trainer.averaged["ema"]``), so that what "val_ema_loss" was measured on is there again. The optimizer
+            keeps its own state.
 
     Attributes:
         best_value: The best value so far, or None.
@@ -76,7 +78,7 @@ class EarlyStopping(Callback):
         self.best_value: float | None = None
         self.best_epoch: int | None = None
         self._reference: float | None = None  # the last value that improved by more than min_delta
-        self._best_weights: Weights | None = None
+        self._best_weights: dict[str, Weights] | None = None  # by the average's name; the model's own has none
 
     def __repr__(self) -> str:
         return f"EarlyStopping({self.metric!r}, patience={self.patience}, mode={self.mode!r})"
@@ -95,7 +97,8 @@ class EarlyStopping(Callback):
         if is_better(value, _nan_for_none(self.best_value), self.mode):
             self.best_value, self.best_epoch = value, trainer.epoch
             if self.restore_best:
-                self._best_weights = copy_weights(trainer.model)  # waits for an accelerator
+                copied = {"": trainer.model, **trainer.averaged}
+                self._best_weights = {name: copy_weights(models) for name, models in copied.items()}  # waits for a GPU
         if self._improves(value):
             self._reference, self.waited = value, 0
             return
@@ -107,17 +110,19 @@ class EarlyStopping(Callback):
         """Puts the best weights back, and has the next fit start its patience afresh."""
         self.waited = 0
         if self._best_weights is not None and trainer.exception is None:
-            restore_weights(trainer.model, self._best_weights)
+            for name, models in {"": trainer.model, **trainer.averaged}.items():
+                if name in self._best_weights:
+                    restore_weights(models, self._best_weights[name])
 
     def state_dict(self) -> dict[str, Any]:
         """The best value with its epoch and weights, and how many records have passed since the last improvement."""
-        weights = self._best_weights
+        best = self._best_weights
         return {
             "waited": self.waited,
             "reference": self._reference,
             "best_value": self.best_value,
             "best_epoch": self.best_epoch,
-            "best_weights": None if weights is None else {name: dict(state) for name, state in weights.items()},
+            "best_weights": None if best is None else {name: _plain(weights) for name, weights in best.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -249,6 +254,10 @@ class TimeLimit(Callback):
         if time.monotonic() >= self._end:
             shown = self.limit if isinstance(self.limit, str) else f"{self.limit:g} seconds"
             trainer.stop(f"the time limit of {shown} was reached at step {trainer.step}")
+
+
+def _plain(weights: Weights) -> dict[str, dict[str, Any]]:
+    return {name: dict(state) for name, state in weights.items()}
 
 
 def _nan_for_none(value: float | None) -> float:

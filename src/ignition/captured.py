@@ -1,0 +1,74 @@
+"""What a user's functions hold on to, and no checkpoint does: found once, and named in a warning."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ignition.errors import IgnitionWarning
+from ignition.structure import named
+from ignition.types import MetricObject
+
+if TYPE_CHECKING:
+    from ignition.trainer import Trainer
+
+__all__ = ["warn_of_captured"]
+
+
+def warn_of_captured(trainer: Trainer[Any]) -> None:
+    """Warns of what the functions use, changes as they train, and would be new after a resume.
+
+    That is an optimizer, a module in training or a metric object among the variables of a function (its closure, the
+    globals that it names, the arguments bound to it), which is neither the Trainer's nor in ``trainer.state``.
+    """
+    covered = {id(one) for held in (trainer.model, trainer.optimizer, trainer.state) for one in named(held).values()}
+    covered |= {id(part) for one in named(trainer.model).values() for part in one.modules()}
+    found: dict[str, str] = {}
+    for role, function in (("train_fn", trainer.train_fn), ("eval_fn", trainer.eval_fn)):
+        for name, value in _variables(function):
+            kind = _kind(value)
+            if kind is not None and id(value) not in covered:
+                found.setdefault(name, f"{kind} {name!r} of {role}")
+    if found:
+        warnings.warn(
+            f"a checkpoint does not hold {', '.join(found.values())}; after a resume it would begin anew. Give it to "
+            'the Trainer as a model or optimizer, or put it into trainer.state: trainer.state["name"] = it; freeze a '
+            "module that is not trained",
+            IgnitionWarning,
+            stacklevel=2,
+        )
+
+
+def _kind(value: Any) -> str | None:
+    if isinstance(value, Optimizer):
+        return "the optimizer"
+    if isinstance(value, nn.Module):
+        # torchmetrics' metrics are modules too, and have no parameters.
+        if isinstance(value, MetricObject):
+            return "the metric"
+        trained = any(parameter.requires_grad for parameter in value.parameters()) or any(True for _ in value.buffers())
+        return "the module" if value.training and trained else None
+    return "the metric" if isinstance(value, MetricObject) and not isinstance(value, (type, dict, set)) else None
+
+
+def _variables(function: Callable[..., Any] | None) -> Iterator[tuple[str, Any]]:
+    """The variables that a function names, besides its own."""
+    if function is None:
+        return
+    bound = getattr(function, "__self__", None)
+    if isinstance(function, partial):
+        yield from ((str(place), value) for place, value in enumerate(function.args))
+        yield from function.keywords.items()
+        yield from _variables(function.func)
+    elif bound is not None or not inspect.isfunction(inspect.unwrap(function)):
+        yield from getattr(bound if bound is not None else function, "__dict__", {}).items()
+    if inspect.isfunction(inspect.unwrap(function)) or inspect.ismethod(function):
+        variables = inspect.getclosurevars(inspect.unwrap(function))
+        yield from variables.nonlocals.items()
+        yield from variables.globals.items()
