@@ -28,7 +28,7 @@ from torch.utils.data import TensorDataset
 from benchmarks.work import BATCH_SIZE, Batches, digits_data, digits_model, test_accuracy, tiny_data, tiny_model
 
 DIGITS_EPOCHS = 5
-SHORT_RUN = 250  # steps
+SHORT_RUN = 100  # steps
 MOST_BATCHES = 10_000  # that there are data for
 METRICS = {
     "floats": {"loss": 0.5, "acc": 0.9},
@@ -122,6 +122,7 @@ def step_cost(function: Callable, arguments: Callable[[int], tuple], seconds: fl
         return timed(function, *arguments(steps))
 
     run(SHORT_RUN)  # what only a first run does
+    gc.collect()
     short = run(SHORT_RUN)
     guess = max((run(4 * SHORT_RUN) - short) / (3 * SHORT_RUN), 1e-8)
     steps = min(max(int(seconds / guess), 4 * SHORT_RUN), most)
@@ -129,7 +130,6 @@ def step_cost(function: Callable, arguments: Callable[[int], tuple], seconds: fl
 
 
 def timed(function: Callable, *arguments: object) -> float:
-    gc.collect()
     started = perf_counter()
     function(*arguments)
     return perf_counter() - started

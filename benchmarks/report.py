@@ -131,7 +131,7 @@ def reading_table(figures: Figures) -> str:
 
 
 def losses(figures: Figures) -> str:
-    """Every library that did better than Ignition at something, by the medians."""
+    """Every library that did better than Ignition at something, by the medians, and what its comforts cost."""
     peers = [module for module in figures.modules if not module.startswith(("by_hand", "ignition_"))]
     lines = []
     for key, label in MEASURES.items():
@@ -140,7 +140,14 @@ def losses(figures: Figures) -> str:
             theirs = figures.values(module, key)
             if theirs and median(theirs) < own:
                 lines.append(f"- {label}: {LIBRARIES[module][0]} {number(median(theirs))}, Ignition {number(own)}")
-    return "\n".join(lines) or "- At none of these to any of the libraries, in this run."
+    lines = lines or ["- To no other library at any of these, in this run."]
+    ready_made = figures.above("ignition_", "tiny", "ignition_own_step")
+    seeded = figures.above("loading", "read_fit_data_loader_seed", "loading", "read_fit_data_loader")
+    if ready_made:
+        lines.append(f"- `fit_on_batch` takes {number(median(ready_made))} µs a step more than the step written out.")
+    if seeded:
+        lines.append(f"- `seed=` takes {number(median(seeded))} µs a batch more over a DataLoader.")
+    return "\n".join(lines)
 
 
 def failures(figures: Figures) -> str:

@@ -27,7 +27,13 @@ settings.load_profile("repeatable")
 
 # What other libraries start or set once, for as long as the process lives.
 LASTING_THREADS = {"TMonitor", "InductorSubproc"}  # tqdm, torch.compile
-LASTING_VARIABLES = ("PYTEST_", "KMP_", "TORCHINDUCTOR_", "TRITON_")  # pytest, scikit-learn, torch.compile
+LASTING_VARIABLES = (
+    "PYTEST_",
+    "KMP_",
+    "TORCHINDUCTOR_",
+    "_TORCHINDUCTOR",
+    "TRITON_",
+)  # pytest, scikit-learn, torch.compile
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,6 +42,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs an accelerator"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what `test_faults` has seen: each fault, how often it was tried, what came of it."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    rows = [
+        (*value, "" if report.passed else "FAILED")
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == "fault"
+    ]
+    if rows:
+        terminalreporter.section("faults, tries, outcomes")
+        for fault, tries, outcome, verdict in sorted(rows):
+            terminalreporter.write_line(f"{fault:<48} {tries:>4}  {outcome} {verdict}".rstrip())
 
 
 @pytest.fixture(autouse=True)

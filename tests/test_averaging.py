@@ -189,6 +189,15 @@ def test_another_trainer_begins_anew(same_model):
     assert_equal(second.averaged["ema"].state_dict(), average_by_hand(weights_by_hand(10)[2:], 0.9))
 
 
+def test_a_model_that_was_exchanged_for_another_has_an_average_of_its_own():
+    trainer = training([network(1), network(1)])
+    trainer.callbacks = [EMA(0.9)]
+    trainer.fit(epochs=1)
+    trainer.model[0] = network()
+    trainer.fit(epochs=1)
+    assert_equal(trainer.averaged["ema"][0].state_dict(), trainer.model[0].state_dict(), 0)
+
+
 def test_it_is_a_copy_in_evaluation_mode_and_the_model_is_left_as_it_was():
     model = network()
     freeze(model[0])

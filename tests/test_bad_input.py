@@ -298,7 +298,6 @@ NO_METRICS = {
     "a dict of a string": ({"loss": "low"}, "str 'low'.*'loss'|'loss'.*'low'"),
     "a dict of a list": ({"loss": [1.0]}, "'loss'"),
     "a dict of a tensor with axes": ({"loss": torch.zeros(4)}, r"shape \(4,\) as 'loss'"),
-    "a dict of None": ({"loss": None}, "'loss'"),
     "a name that is no string": ({1: 2.0}, "named 1"),
     "a negative weight": ({"loss": (1.0, -1)}, r"weight -1.0 for 'loss'"),
     "a weight of NaN": ({"loss": (1.0, float("nan"))}, "weight nan for 'loss'"),

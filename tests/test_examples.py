@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -30,9 +33,40 @@ def test_digits_reads_most_digits_after_three_epochs_and_leaves_weights_and_curv
 
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     results = tmp_path / "runs" / "digits"
-    assert sorted(path.name for path in results.iterdir()) == ["accuracy.png", "best.pt", "loss.png"]
+    assert sorted(path.name for path in results.iterdir()) == ["accuracy.png", "best.pt", "checkpoints", "loss.png"]
     for name in ("accuracy.png", "loss.png"):
         assert (results / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_digits_that_is_killed_half_way_and_run_again_ends_with_the_same_digits_and_then_stays_there(
+    tmp_path: Path,
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    *_, expected = run("digits.py", "--epochs", "3", folder=whole)
+
+    command = [sys.executable, str(EXAMPLES / "digits.py"), "--epochs", "3"]
+    with subprocess.Popen(command, cwd=killed, stdout=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not list(killed.glob("runs/digits/checkpoints/fit-*")) and time.monotonic() < deadline:
+                time.sleep(0.01)
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGKILL
+
+    lines = run("digits.py", "--epochs", "3", folder=killed)
+    assert lines[0].startswith("goes on from runs/digits/checkpoints/fit-001-step-")
+    assert lines[-1] == expected
+    results = [folder / "runs" / "digits" for folder in (whole, killed)]
+    best, again = (torch.load(folder / "best.pt", weights_only=True) for folder in results)
+    assert best.keys() == again.keys()
+    assert all(torch.equal(best[name], again[name]) for name in best)
+
+    lines = run("digits.py", "--epochs", "3", folder=killed)
+    assert "was finished" in lines[0]
+    assert lines[-1] == expected
 
 
 def test_the_student_comes_ten_times_closer_to_its_teacher(tmp_path: Path) -> None:

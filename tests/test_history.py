@@ -499,3 +499,8 @@ def test_history_hands_on_what_callbacks_use():
     assert direction("val_loss") == "min"
     assert is_better(1.0, 2.0, "min")
     assert set(ignition.history.__all__) >= {"Best", "History", "direction", "is_better", "scalar"}
+
+
+def test_before_the_first_record_the_way_to_one_is_said():
+    with pytest.raises(MetricError, match=r"(?s)no record yet.*expected: .*eval_every.*to do: .*fit\(epochs=1\)"):
+        History().plot_loss()

@@ -19,9 +19,9 @@ ORDER = """
     errors types structure position running
     device rng keyed precision window optimize duration transfer
     means metrics tensor_loader data signature modes notes optimizers predictions
-    plots ranking records history progress weights
+    ranking plots records history progress weights
     arguments goal pretrained passes
-    codec checkpoint lock signals
+    codec checkpoint lock signals background
     callbacks.base snapshot callbacks.lr_schedule callbacks.schedule callbacks.warmup callbacks.schedules
     callbacks.saving callbacks.stopping callbacks.averaging callbacks.logging callbacks.checkpointing callbacks
     events steps first_step training captured loop settings fitting evaluation trainer

@@ -26,7 +26,7 @@ class StandInHistory:
 
     def latest(self, name):
         if not any(name in record for record in self.records):
-            raise MetricError(f"no record has {name!r}")
+            raise MetricError(f"no record has {name!r}", "a column", "name another")
         return self.records[-1].get(name, math.nan)
 
 

@@ -266,7 +266,6 @@ def test_a_tensor_with_axes_is_an_error_that_names_metric_and_shape(metric, weig
     ("metric", "shown"),
     [
         ("0.5", "str '0.5'"),
-        (None, "None"),
         ([0.5], r"list \[0\.5\]"),
         ((0.5,), "tuple"),
         ((0.5, 1, 2), "tuple"),
@@ -326,6 +325,22 @@ def test_a_long_value_is_cut_in_the_message():
     with pytest.raises(MetricError) as caught:
         Means().add({"text": "x" * 10_000}, 1)
     assert len(str(caught.value)) < 500
+
+
+def test_none_is_a_metric_that_this_batch_has_not():
+    means = Means()
+    means.add({"loss": 1.0, "norm": None}, 4)
+    means.add({"loss": 1.0, "norm": 3.0}, 4)
+    means.add({"loss": 1.0, "norm": None}, 4)
+    assert means.compute() == {"loss": 1.0, "norm": 3.0}
+    assert means.last == {"loss": 1.0}
+
+
+def test_a_value_that_counts_for_nothing_is_not_remembered():
+    means = Means()
+    means.add({"loss": 1.0, "centre": (math.nan, 0)}, 4)
+    assert means.last == {"loss": 1.0}
+    assert math.isnan(means.compute()["centre"])
 
 
 # Batches without a size, and empty ones
@@ -485,7 +500,7 @@ def test_a_returned_metric_keeps_no_graph_alive(shape):
     add()
     gc.collect()
     assert Watched.saved() is None
-    assert list(means.last) == ["loss"]
+    assert list(means.last) == ([] if shape == "empty batch" else ["loss"])
 
 
 # Metrics on an accelerator

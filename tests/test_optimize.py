@@ -2,10 +2,12 @@ import copy
 import math
 import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from ignition import Trainer
 from ignition.errors import ArgumentError
 from ignition.optimize import optimize
 from ignition.running import Running, running, this_run
@@ -211,7 +213,8 @@ def test_an_optimizer_that_is_none_is_an_error(kind):
     model = nn.Linear(3, 1)
     sgd = OPTIMIZERS["SGD"](model.parameters())
     wrong = {"list": [sgd], "dict": {"G": sgd}, "NoneType": None, "Linear": model}[kind]
-    with pytest.raises(ArgumentError, match=rf"(?s)optimizer is {kind}.*torch\.optim\.Optimizer.*once for each"):
+    to_do = "call optimize once for each optimizer" if kind in ("list", "dict") else "pass the object that torch made"
+    with pytest.raises(ArgumentError, match=rf"(?s)optimizer is {kind}.*torch\.optim\.Optimizer.*to do: {to_do}"):
         optimize(model(torch.ones(1, 3)).sum(), wrong)
 
 
@@ -221,3 +224,80 @@ def test_an_optimizer_whose_parameters_are_all_frozen_is_an_error(where):
     with where(), pytest.raises(ArgumentError, match=r"(?s)none of the parameters of SGD.*unfreeze"):
         optimize(trained(frozen(torch.ones(1, 3))).sum(), OPTIMIZERS["SGD"](frozen.parameters()))
     assert trained.weight.grad is None
+
+
+def test_lbfgs_is_told_to_step_by_its_closure():
+    model = nn.Linear(3, 1)
+    with pytest.raises(ArgumentError, match=r"(?s)LBFGS.*expected: .*to do: call optimizer\.step\(closure\)"):
+        optimize(model(torch.ones(1, 3)).sum(), torch.optim.LBFGS(model.parameters()))
+
+
+@pytest.mark.parametrize("where", [outside, training, evaluating])
+@pytest.mark.parametrize(
+    "weight", [-1, -0.5, math.inf, math.nan, torch.tensor(-1), torch.ones(1), torch.tensor(1j), "4", [4], True]
+)
+def test_a_weight_that_is_none_is_an_error(weight, where):
+    model = nn.Linear(3, 1)
+    before = copy.deepcopy(model)
+    message = "(?s)optimize was given the weight .*expected: a finite number of 0 or more, or a 0-d tensor.*to do: "
+    with where(), pytest.raises(ArgumentError, match=message):
+        optimize(model(torch.ones(1, 3)).sum(), OPTIMIZERS["SGD"](model.parameters()), weight=weight)
+    assert same_parameters(model, before)
+    assert model.weight.grad is None
+
+
+@pytest.mark.parametrize("where", [outside, training, evaluating])
+@pytest.mark.parametrize(
+    "weight", [0, 3, 2.5, np.int64(3), np.float32(2), torch.tensor(3), torch.tensor(2.5, requires_grad=True)]
+)
+def test_where_nothing_is_accumulated_a_weight_changes_nothing(weight, where):
+    models = [network() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    for model, settings in zip(models, ({}, {"weight": weight}), strict=True):
+        with where():
+            optimize(model(torch.ones(2, 3)).square().mean(), OPTIMIZERS["SGD"](model.parameters()), **settings)
+    assert same_parameters(*models)
+
+
+# Beside the windows of a Trainer
+
+
+def accumulating(model, optimizer, train_fn, eval_fn, accumulate):
+    batches = [(torch.full((2, 3), float(number)),) for number in range(1, 5)]
+    return Trainer(
+        model, optimizer, train_fn, batches, eval_fn, batches[:1], accumulate=accumulate, device="cpu", progress=False
+    )
+
+
+@pytest.mark.parametrize("beside", ["in an evaluation", "in another Trainer"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_what_is_optimized_beside_a_window_is_no_part_of_it(beside, accumulate):
+    side = nn.Linear(3, 1)
+    side_optimizer = OPTIMIZERS["SGD"](side.parameters())
+
+    def adapt():
+        with torch.enable_grad():
+            return optimize(side(torch.ones(1, 3)).sum(), side_optimizer)
+
+    def other_fit():
+        batches = [(torch.ones(1, 3),)]
+        Trainer(side, side_optimizer, lambda model, x: adapt(), batches, device="cpu", progress=False).fit(epochs=1)
+
+    models, called = [network(), network()], []
+    models[1].load_state_dict(models[0].state_dict())
+    for model, extra in zip(models, (None, beside), strict=True):
+        optimizer = OPTIMIZERS["AdamW"](model.parameters())
+
+        def train_fn(model, x, optimizer=optimizer, extra=extra):
+            optimize(model(x).square().mean(), optimizer)
+            if extra == "in another Trainer":
+                called.append(other_fit())
+
+        def eval_fn(model, x, extra=extra):
+            if extra == "in an evaluation":
+                called.append(adapt())
+
+        accumulating(model, optimizer, train_fn, eval_fn, accumulate).fit(epochs=2)
+    assert same_parameters(*models)
+    assert called
+    assert side.weight.grad is not None

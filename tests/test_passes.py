@@ -23,7 +23,7 @@ def of(batches, *, hyper=None, batch_axis=0, length=None, done=0):
         model=nn.Identity(),
         hyper=hyper or {},
         batches=iter(batches),
-        length=length,
+        total=length,
         batch_axis=batch_axis,
         take=print,
         shown=dict,

@@ -189,7 +189,8 @@ def test_lbfgs_converges_in_bf16_as_it_would_not_with_the_cache():
 
 
 @pytest.mark.parametrize("optimizer_class", [torch.optim.SGD, torch.optim.Adafactor], ids=lambda kind: kind.__name__)
-def test_optimize_leaves_autocast_for_backward_and_step(optimizer_class):
+@pytest.mark.parametrize("settings", [{}, {"clip_norm": 1e9}], ids=["plain steps", "a window"])
+def test_optimize_leaves_autocast_for_backward_and_step(optimizer_class, settings):
     def train_fn(model, x, y, around, update):
         with around():
             hidden = model[1](model[0](x))
@@ -206,7 +207,7 @@ def test_optimize_leaves_autocast_for_backward_and_step(optimizer_class):
     def ours(model, x, y):
         train_fn(model, x, y, nullcontext, lambda loss: optimize(loss, optimizers[1]))
 
-    fit(models[1], optimizers[1], ours, batches(5), precision="bf16")
+    fit(models[1], optimizers[1], ours, batches(5), precision="bf16", **settings)
     assert distance(*models) == 0
 
 
@@ -513,6 +514,19 @@ def test_several_steps_in_one_call_are_judged_each_by_itself():
     trainer.fit(epochs=1)
     assert updated == [False, True, True, True]
     assert trainer.updates == 3
+
+
+def test_a_call_that_takes_no_step_after_one_that_overflowed_is_not_counted_with_it():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def train_fn(model, x, y):
+        if trainer.step < 2:
+            optimize(fp16_loss(model, x, y, trainer.step == 1), optimizer)
+
+    trainer = Trainer(model, optimizer, train_fn, batches(4), device="cpu", precision="fp16", progress=False)
+    trainer.fit(epochs=1)
+    assert (trainer.step, trainer.updates) == (4, 3)
 
 
 def test_a_loss_that_reaches_no_parameter_of_its_optimizer_is_a_step_that_moves_nothing():

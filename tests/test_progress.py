@@ -258,7 +258,7 @@ def test_a_pass_without_a_length_has_a_count():
     assert screen(received[0]) == [""]
 
 
-HEADING = "epoch    step  train_loss  val_acc      lr  seconds"
+HEADING = "epoch    step  train_loss  val_acc       lr  seconds"
 
 
 def test_a_terminal_has_the_records_as_a_table():
@@ -271,8 +271,8 @@ def test_a_terminal_has_the_records_as_a_table():
             shown.record(RECORD | {"epoch": epoch, "step": 47 * epoch, "lr": lr}, epochs=3)
     assert screen(received[0]) == [
         HEADING,
-        "  1/3      47      0.9937   0.5000  0.1000      1.2",
-        "  2/3      94      0.9937   0.5000  0.0500      1.2",
+        "  1/3      47      0.9937   0.5000   0.1000      1.2",
+        "  2/3      94      0.9937   0.5000   0.0500      1.2",
         "  3/3     141      0.9937   0.5000   1e-06      1.2",
         "",
     ]
@@ -286,13 +286,13 @@ def test_a_column_that_comes_or_goes_keeps_the_table_in_order():
             shown.record(record, epochs=3)
         shown.record(RECORD, epochs=5)
     assert screen(received[0]) == [
-        "epoch    step  train_loss      lr  seconds",
-        "  1/3      47      0.9937  0.1000      1.2",
+        "epoch    step  train_loss       lr  seconds",
+        "  1/3      47      0.9937   0.1000      1.2",
         HEADING,
-        "  1/3      47      0.9937   0.5000  0.1000      1.2",
-        "  1/3      47      0.9937        -  0.1000      1.2",
+        "  1/3      47      0.9937   0.5000   0.1000      1.2",
+        "  1/3      47      0.9937        -   0.1000      1.2",
         HEADING,  # once more, for another fit
-        "  1/5      47      0.9937   0.5000  0.1000      1.2",
+        "  1/5      47      0.9937   0.5000   0.1000      1.2",
         "",
     ]
 
@@ -372,7 +372,7 @@ def test_an_evaluation_lies_below_its_epoch_and_leaves_it_as_it_was():
         shown.end()
         assert not shown.is_open
         print("done")
-    assert screen(received[0]) == [HEADING, "  1/3      47      0.9937   0.5000  0.1000      1.2", "done", ""]
+    assert screen(received[0]) == [HEADING, "  1/3      47      0.9937   0.5000   0.1000      1.2", "done", ""]
 
 
 def test_in_a_terminal_progress_can_be_off():

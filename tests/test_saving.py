@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import resource
 from pathlib import Path
 from typing import Any
@@ -428,3 +429,18 @@ def test_a_training_with_an_unknown_placeholder_takes_no_step(
     trainer.callbacks = [SaveModel(tmp_path / "{val_acc:.2f}.pt")]
     trainer.fit(epochs=1)
     assert files(tmp_path) == [f"{trainer.history.last['val_acc']:.2f}.pt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "example"),
+    [("", "model.pt"), ("runs/", "runs/model.pt"), ("a.pth", "a.pt"), ("a_{val_acc:.3f}", "a_{val_acc:.3f}.pt")],
+)
+def test_the_file_name_that_is_proposed_is_a_good_one(name: str, example: str) -> None:
+    with pytest.raises(ArgumentError, match=re.escape(f"to do: for example {example!r}")):
+        SaveModel(name)
+    assert SaveModel(example).filename == example
+
+
+def test_of_a_malformed_name_no_other_is_made() -> None:
+    with pytest.raises(ArgumentError, match=r"(?s)'a/\{epoch' is malformed: .*to do: close each placeholder"):
+        SaveModel("a/{epoch")

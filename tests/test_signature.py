@@ -1,5 +1,6 @@
 import functools
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -397,3 +398,29 @@ def test_a_schedule_may_move_what_the_model_does_not_fill(function, names):
 )
 def test_a_predict_function_receives_as_many_items_as_it_needs(function, items):
     assert Signature(function, "pred_fn").items_needed == items
+
+
+@pytest.mark.parametrize(
+    ("role", "call", "fix"),
+    [
+        (
+            "eval_fn",
+            "evaluate(model, eval_fn, loader)",
+            "pass hyper= for lambd if that is a hyperparameter, else change",
+        ),
+        ("pred_fn", "predict(model, pred_fn, loader)", "give lambd a default or a value by functools.partial"),
+    ],
+)
+def test_what_to_do_is_said_of_the_call_that_was_made(role, call, fix):
+    with pytest.raises(ArgumentError, match=re.escape(f"to do: check the order: {call}")):
+        Signature([X], role, call)
+    with pytest.raises(FunctionError, match=re.escape(f"to do: {fix}")):
+        Signature(lambda model, x, lambd: None, role, call).check_batch("model", X, {})
+
+
+def test_outside_a_trainer_hyperparameters_are_passed():
+    def eval_fn(model, x, *, lambd):
+        pass
+
+    with pytest.raises(FunctionError, match=re.escape("to do: pass hyper={'lambd': ...}")):
+        Signature(eval_fn, "eval_fn", "evaluate(model, eval_fn, loader)").check_hyper({})

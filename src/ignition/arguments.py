@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from itertools import repeat
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from ignition.data import length_of
-from ignition.errors import ArgumentError, BatchError, IgnitionWarning
-from ignition.signature import Signature
+from ignition.errors import ArgumentError, BatchError, warn
+from ignition.signature import TRAINER_CALL, Signature
 from ignition.structure import named
 from ignition.window import UpdateRules
 
@@ -31,22 +32,22 @@ __all__ = [
     "check_rules",
 ]
 
-_ORDER = "check the order: Trainer(model, optimizer, train_fn, train_loader, eval_fn, test_loader)"
+_ORDER = f"check the order: {TRAINER_CALL}"
 
 
-def check_model(model: Any) -> None:
-    """Raises ArgumentError if `model` is no module and no structure of modules."""
+def check_model(model: Any, fix: str = _ORDER) -> None:
+    """Raises ArgumentError if `model` is no module and no structure of modules; `fix` is what to do then."""
     modules = named(model)
     if not modules or not all(isinstance(module, nn.Module) for module in modules.values()):
         raise ArgumentError(
-            f"model is {_what(model)}", expected="an nn.Module, or a list, tuple or dict of them", fix=_ORDER
+            f"model is {_what(model)}", expected="an nn.Module, or a list, tuple or dict of them", fix=fix
         )
 
 
 def check_optimizer(optimizer: Any) -> None:
     """Raises ArgumentError if `optimizer` is neither None nor something that takes steps, or a structure of those."""
     for name, one in named(optimizer).items():
-        if isinstance(one, (type, nn.Module)) or not callable(getattr(one, "step", None)):
+        if isinstance(one, (type, nn.Module, LRScheduler)) or not callable(getattr(one, "step", None)):
             raise ArgumentError(
                 f"optimizer{f'[{name}]' if name else ''} is {_what(one)}",
                 expected="a torch.optim.Optimizer, a list, tuple or dict of them, or None",
@@ -76,24 +77,22 @@ def check_model_and_optimizer(model: Any, optimizer: Any) -> None:
         ]
         if strange:
             listed = ", ".join(strange[:10]) + (", ..." if len(strange) > 10 else "")
-            warnings.warn(
+            warn(
                 f"{type(one).__name__}{f' {name!r}' if name else ''} trains {len(strange)} of its {len(every)} "
                 f"parameters that are not the model's (shapes: {listed}); they are neither moved nor saved; give the "
                 'Trainer every module that is trained, such as {"model": model, "loss": loss_module}, or make the '
-                "optimizer anew where it was made for another model (in a notebook: run that cell again)",
-                IgnitionWarning,
-                stacklevel=3,
+                "optimizer anew where it was made for another model (in a notebook: run that cell again)"
             )
 
 
-def check_loader(loader: Any, name: str) -> None:
-    """Raises ArgumentError if `loader` is nothing that gives batches."""
+def check_loader(loader: Any, name: str, fix: str = _ORDER) -> None:
+    """Raises ArgumentError if `loader` is nothing that gives batches; `fix` is what to do then."""
     iterable = isinstance(loader, Iterable) or hasattr(loader, "__getitem__")
     if not iterable or isinstance(loader, (str, bytes, type, nn.Module, torch.Tensor, Optimizer)):
         raise ArgumentError(
             f"{name} is {_what(loader)}",
             expected="an iterable of batches: a DataLoader, a list of batches, a generator, ...",
-            fix="put it into batches with a DataLoader" if isinstance(loader, torch.Tensor) else _ORDER,
+            fix="put it into batches with a DataLoader" if isinstance(loader, torch.Tensor) else fix,
         )
 
 
@@ -130,7 +129,7 @@ def check_hyper(hyper: Any, name: str) -> None:
 
 def check_count(count: Any, name: str) -> None:
     """Raises ArgumentError if `count` is neither None nor an integer of 1 or more."""
-    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+    if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < 1):
         raise ArgumentError(
             f"{name}={count!r}", expected="an integer of 1 or more", fix=f"pass one, such as {name}=10, or leave it out"
         )

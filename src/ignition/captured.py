@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.optim import Optimizer
 
-from ignition.errors import IgnitionWarning
+from ignition.errors import warn
 from ignition.structure import named
 from ignition.types import MetricObject
 
@@ -36,12 +35,10 @@ def warn_of_captured(trainer: Trainer[Any]) -> None:
             if kind is not None and id(value) not in covered:
                 found.setdefault(name, f"{kind} {name!r} of {role}")
     if found:
-        warnings.warn(
+        warn(
             f"a checkpoint does not hold {', '.join(found.values())}; after a resume it would begin anew. Give it to "
             'the Trainer as a model or optimizer, or put it into trainer.state: trainer.state["name"] = it; freeze a '
-            "module that is not trained",
-            IgnitionWarning,
-            stacklevel=2,
+            "module that is not trained"
         )
 
 

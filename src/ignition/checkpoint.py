@@ -21,17 +21,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ignition.errors import CheckpointError
 
-__all__ = ["VERSION", "Content", "read", "remove", "sweep", "write"]
+__all__ = ["VERSION", "Content", "OtherVersion", "read", "remove", "sweep", "write"]
 
 VERSION = 1
+"""What changes with the format; in every version state.json has the same checksum of itself."""
 
 _STATE = "state.json"
+_FILES = ("model", "optimizer", "state")
 _WRITING = ".writing-"
+_REPLACED = ".replaced-"
 _REMOVING = ".removing-"
+_FOREIGN = {
+    str(dtype): dtype for dtype in (torch.complex128, torch.complex32, torch.float8_e8m0fnu, torch.float4_e2m1fn_x2)
+}
+"""What safetensors cannot hold: kept as bytes, with type and shape in state.json."""
+
+
+class OtherVersion(CheckpointError):
+    """A checkpoint in the format of another release: it may well be whole."""
 
 
 @dataclass(slots=True)
@@ -59,27 +71,31 @@ def write(path: Path, content: Content) -> None:
     Raises:
         OSError: If it cannot be written. What was there before stays; nothing else is left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.parent / f"{_WRITING}{path.name}"
-    shutil.rmtree(partial, ignore_errors=True)  # of a writer that died
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _recover(path)
+        shutil.rmtree(partial, ignore_errors=True)  # of a writer that died
         partial.mkdir()
-        checksums = {}
+        checksums, foreign = {}, {}
         for name, tensors in content.tensors.items():
             if tensors or name != "state":
                 file = f"{name}.safetensors"
-                checksums[file] = _write_file(partial / file, _serialised(tensors))
-        body = {"version": VERSION, "checksums": checksums, "state": content.state}
+                data, foreign[file] = _serialised(tensors)
+                checksums[file] = _write_file(partial / file, data)
+        body = {"version": VERSION, "checksums": checksums, "foreign": foreign, "state": content.state}
         text = json.dumps({"checksum": _checksum(_canonical(body)), **body}, indent=1, allow_nan=False)
         _write_file(partial / _STATE, text.encode())
         _flush_folder(partial)
-        if path.exists():
-            remove(path)  # of an earlier life of this training, which ended after it had been passed over
-        os.replace(partial, path)
-        _flush_folder(path.parent)
-    except OSError as error:
+        _name(partial, path)
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        error.add_note(f"the checkpoint {path} could not be written; those that were there before are whole")
+        if isinstance(error, OSError):
+            error.filename = error.filename or os.fspath(path)
+            error.add_note(
+                f"the checkpoint {path} could not be written; those that were there before are whole\n"
+                "  to do: make room on the disk, or mend the folder, and save again"
+            )
         raise
 
 
@@ -89,12 +105,22 @@ def read(path: Path) -> Content:
     Raises:
         CheckpointError: If a file is missing, cut off or changed, or the format is another version's.
     """
+    if not path.exists():
+        aside = path.parent / f"{_REPLACED}{path.name}"
+        if not aside.exists():
+            raise CheckpointError(
+                f"there is no checkpoint {path}",
+                "a folder that save or Checkpoint wrote",
+                "look for a slip in the path",
+            )
+        path = aside  # a writer died as it was about to name the new one
     body = _read_state(path)
     tensors = {}
     for file, checksum in body["checksums"].items():
-        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
-            raise _broken(path, f"{file!r} is the name of no file of a checkpoint")
-        tensors[file.removesuffix(".safetensors")] = _read_tensors(path / file, checksum)
+        name = file.removesuffix(".safetensors")
+        if file != f"{name}.safetensors" or name not in _FILES:
+            raise _broken(path, f"{_STATE} names {file[:80]!r}, which is no file of a checkpoint")
+        tensors[name] = _read_tensors(path / file, checksum, body["foreign"].get(file, {}))
     return Content(body["state"], tensors)
 
 
@@ -107,9 +133,35 @@ def remove(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what writers that died have left in a folder."""
+    """Removes what writers that died have left in a folder; what they had put aside gets its name back."""
+    for aside in folder.glob(f"{_REPLACED}*"):
+        _recover(folder / aside.name.removeprefix(_REPLACED))
     for left in (*folder.glob(f"{_WRITING}*"), *folder.glob(f"{_REMOVING}*")):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _name(partial: Path, path: Path) -> None:
+    """Gives what is whole on the disk its name."""
+    aside = path.parent / f"{_REPLACED}{path.name}"
+    if path.exists():  # a folder cannot be replaced at one stroke: the old one stays until the new one has its name
+        os.replace(path, aside)
+    try:
+        os.replace(partial, path)
+    except BaseException:
+        _recover(path)
+        raise
+    _flush_folder(path.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _recover(path: Path) -> None:
+    """Ends what a writer had begun that died while it replaced a checkpoint."""
+    aside = path.parent / f"{_REPLACED}{path.name}"
+    if aside.exists():
+        if path.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            os.replace(aside, path)
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -119,25 +171,27 @@ def _read_state(path: Path) -> dict[str, Any]:
         raise _broken(path, f"{_STATE} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise _broken(path, f"{_STATE} is no JSON ({error})") from error
-    if (
-        not isinstance(body, dict)
-        or not isinstance(body.get("checksums"), dict)
-        or not isinstance(body.get("state"), dict)
-    ):
+    if not isinstance(body, dict):
         raise _broken(path, f"{_STATE} is not that of a checkpoint")
+    checksum = body.pop("checksum", None)
+    try:
+        found = _checksum(_canonical(body))
+    except (ValueError, RecursionError) as error:  # NaN, or nested without end
+        raise _broken(path, f"{_STATE} is not that of a checkpoint ({error})") from error
+    if checksum != found:
+        raise _broken(path, f"{_STATE} has been changed since it was written")
     if body.get("version") != VERSION:
-        raise CheckpointError(
-            f"the checkpoint {path} has the format version {body.get('version')!r}",
+        raise OtherVersion(
+            f"the checkpoint {path} has the format version {str(body.get('version'))[:80]}",
             expected=f"version {VERSION}",
             fix="read it with the release of Ignition that wrote it",
         )
-    checksum = body.pop("checksum", None)
-    if checksum != _checksum(_canonical(body)):
-        raise _broken(path, f"{_STATE} has been changed since it was written")
+    if not all(isinstance(body.get(part), dict) for part in ("checksums", "foreign", "state")):
+        raise _broken(path, f"{_STATE} is not that of a checkpoint")
     return body
 
 
-def _read_tensors(path: Path, checksum: Any) -> dict[str, Tensor]:
+def _read_tensors(path: Path, checksum: Any, foreign: Any) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -148,8 +202,11 @@ def _read_tensors(path: Path, checksum: Any) -> dict[str, Tensor]:
     if _checksum(data) != checksum:
         raise _broken(path.parent, f"{path.name} is not as it was written: it was cut off, changed or exchanged")
     try:
-        return load(data)
-    except (SafetensorError, ValueError, KeyError) as error:
+        tensors = load(data)
+        for name, (dtype, shape) in foreign.items():
+            tensors[name] = tensors[name].view(_FOREIGN[dtype]).reshape(shape)
+        return dict(sorted(tensors.items()))  # they come in any order
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise _broken(path.parent, f"{path.name} is no safetensors file ({error})") from error
 
 
@@ -161,10 +218,15 @@ def _broken(path: Path, what: str) -> CheckpointError:
     )
 
 
-def _serialised(tensors: Mapping[str, Tensor]) -> bytes:
+def _serialised(tensors: Mapping[str, Tensor]) -> tuple[bytes, dict[str, Any]]:
+    """The tensors as a safetensors file, and the types and shapes of those that it holds as bytes."""
     from safetensors.torch import save
 
-    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"format": "pt"})
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    foreign = {name: [str(one.dtype), list(one.shape)] for name, one in whole.items() if str(one.dtype) in _FOREIGN}
+    for name in foreign:
+        whole[name] = whole[name].reshape(-1).view(torch.uint8)
+    return save(whole, metadata={"format": "pt"}), foreign
 
 
 def _write_file(path: Path, data: bytes) -> str:

@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import base64
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ignition.errors import CheckpointError
 from ignition.types import Stateful
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "give_back", "metrics_in", "restore_metrics"]
 
 _DTYPES = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
+_DEEPEST = 100  # what is written can be read: Python's own limits lie well above
 
 
 def encode(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
     """`value` as something that JSON can hold.
 
     Takes None, booleans, numbers, strings, bytes, lists, tuples, sets, dicts with any keys, arrays and numbers of
-    numpy, dtypes and devices of torch, tensors, and objects with ``state_dict`` (of which the state is kept).
+    numpy, dtypes and devices of torch, tensors, and objects with ``state_dict`` (of which the state is kept; of
+    torchmetrics' metrics what they have gathered so far).
 
     Args:
         value: What to encode.
@@ -35,113 +38,229 @@ def encode(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
         place: What the value is called, for the names of the tensors and for messages.
 
     Raises:
-        CheckpointError: If there is anything else in it.
+        CheckpointError: If there is anything else in it, or it contains itself.
     """
-    if value is None or isinstance(value, (bool, str)) or type(value) is int:
-        return value
-    if type(value) is float:
-        return value if math.isfinite(value) else _marked("float", repr(value))
-    if isinstance(value, Tensor):
-        tensors[place] = value.detach()
-        return _marked("tensor", [place, value.requires_grad])
-    if type(value) is list:
-        return [encode(item, tensors, f"{place}.{index}") for index, item in enumerate(value)]
-    if isinstance(value, tuple):
-        return _marked("tuple", [encode(item, tensors, f"{place}.{index}") for index, item in enumerate(value)])
-    if isinstance(value, (set, frozenset)):
-        return _marked("set", [encode(item, tensors, place) for item in sorted(value, key=repr)])
-    if isinstance(value, Mapping):
-        if all(isinstance(key, str) for key in value) and "$" not in value:
-            return {key: encode(item, tensors, f"{place}.{key}") for key, item in value.items()}
-        pairs = [[encode(key, tensors, place), encode(item, tensors, f"{place}.{key}")] for key, item in value.items()]
-        return _marked("dict", pairs)
-    if isinstance(value, (int, float)):  # a bool, an int or a float of some class of its own
-        return encode(int(value) if isinstance(value, int) else float(value), tensors, place)
-    if isinstance(value, np.generic):
-        return _marked("number", [value.dtype.str, encode(value.item(), tensors, place)])
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
-        return _marked("array", [value.dtype.str, list(value.shape), data])
-    if isinstance(value, bytes):
-        return _marked("bytes", base64.b64encode(value).decode())
-    if isinstance(value, complex):
-        return _marked("complex", [encode(value.real, tensors, place), encode(value.imag, tensors, place)])
-    if isinstance(value, torch.dtype):
-        return _marked("dtype", str(value))
-    if isinstance(value, torch.device):
-        return _marked("device", str(value))
-    if isinstance(value, Stateful):
-        return _marked("object", encode(value.state_dict(), tensors, place))
-    if isinstance(value, list):
-        return encode(list(value), tensors, place)
-    raise CheckpointError(
-        f"{place} is a {type(value).__name__}, which a checkpoint cannot hold",
-        expected="numbers, strings, None, tensors, arrays, lists, tuples and dicts of them, or objects with state_dict "
-        "and load_state_dict",
-        fix="give its class these two methods, or keep it elsewhere",
-    )
+    return _Encoder(tensors).encode(value, place, 0)
 
 
-def decode(value: Any, tensors: Mapping[str, Tensor], present: Any = None) -> Any:
-    """What `encode` was given, with tensors of its own.
+def decode(
+    value: Any,
+    tensors: Mapping[str, Tensor],
+    present: Any = None,
+    objects: list[tuple[Any, Any]] | None = None,
+    device: torch.device | None = None,
+) -> Any:
+    """What `encode` was given, with tensors of its own. It changes nothing.
 
     Args:
         value: What `encode` returned, after a way through JSON.
         tensors: The tensors by name.
-        present: What stands now where the value belongs: objects in it take their state back and stay.
+        present: What stands now where the value belongs: objects and parameters in it stay.
+        objects: Receives each of those that stay with the state that it is to take back, for `give_back`.
+        device: Where tensors go that were on an accelerator; None leaves them on the CPU.
 
     Raises:
-        CheckpointError: If it is nothing that `encode` returns.
+        CheckpointError: If it is nothing that `encode` returns, or an object is not there that is to take its state.
     """
-    if isinstance(value, list):
-        here = present if isinstance(present, (list, tuple)) and len(present) == len(value) else [None] * len(value)
-        return [decode(item, tensors, now) for item, now in zip(value, here, strict=True)]
-    if not isinstance(value, dict):
-        return value
-    if "$" not in value:
-        now = present if isinstance(present, Mapping) else {}
-        return {key: decode(item, tensors, now.get(key)) for key, item in value.items()}
     try:
+        return _Decoder(tensors, objects, device).decode(value, present)
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{reprlib.repr(value)} is nothing that a checkpoint holds ({error!r})",
+            expected="what Ignition wrote",
+            fix="use another checkpoint",
+        ) from error
+
+
+def give_back(objects: list[tuple[Any, Any]]) -> None:
+    """Has objects take back the states that `decode` found for them."""
+    for one, state in objects:
+        if isinstance(one, Tensor):
+            with torch.no_grad():
+                one.copy_(state)
+            continue
+        one.load_state_dict(state["state"])
+        if isinstance(one, nn.Module):
+            restore_metrics(one, state["metrics"])
+
+
+def metrics_in(module: nn.Module) -> dict[str, Any]:
+    """What torchmetrics' metrics in a module (or that it is) have gathered, which their ``state_dict`` leaves out."""
+    gathered = {}
+    for path, part in module.named_modules():
+        values = getattr(part, "metric_state", None)  # that of a collection brings its members up to date
+        if isinstance(values, Mapping) and hasattr(part, "_update_count"):
+            gathered[path] = {"values": dict(values), "count": part._update_count}
+    return gathered
+
+
+def restore_metrics(module: nn.Module, gathered: Mapping[str, Any]) -> None:
+    """Puts back what `metrics_in` returned."""
+    parts: dict[str, Any] = dict(module.named_modules())
+    for path, one in gathered.items():
+        if path in parts:
+            for name, value in one["values"].items():
+                setattr(parts[path], name, value)
+            parts[path]._update_count, parts[path]._computed = one["count"], None
+
+
+class _Encoder:
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+        self.known: dict[int, tuple[Tensor, Any]] = {}
+
+    def encode(self, value: Any, place: str, depth: int) -> Any:
+        if depth > _DEEPEST:
+            raise CheckpointError(
+                f"{place[:80]}... is nested deeper than a checkpoint can hold, or contains itself",
+                expected=f"at most {_DEEPEST} lists and dicts in each other",
+                fix="keep it flatter, or elsewhere",
+            )
+        if isinstance(value, np.generic) and value.dtype.kind in "biufc":  # some are Python's numbers too
+            return _marked("number", [value.dtype.str, _text(value.tobytes())])
+        if value is None or isinstance(value, bool) or type(value) is int:
+            return value
+        if isinstance(value, str):
+            return str.__str__(value)
+        if type(value) is float:
+            return value if math.isfinite(value) else _marked("float", repr(value))
+        if isinstance(value, Tensor):
+            return self._tensor(value, place)
+        if isinstance(value, (list, tuple, set, frozenset, Mapping)):
+            return self._container(value, place, depth + 1)
+        if isinstance(value, (int, float)):  # of some class of its own
+            return self.encode(int(value) if isinstance(value, int) else float(value), place, depth)
+        if type(value) in (np.ndarray, np.memmap) and value.dtype.kind in "biufc":
+            return _marked("array", [value.dtype.str, list(value.shape), _text(value.tobytes())])
+        if isinstance(value, bytes):
+            return _marked("bytes", _text(value))
+        if isinstance(value, complex):
+            return _marked("complex", [self.encode(part, place, depth) for part in (value.real, value.imag)])
+        if isinstance(value, torch.dtype):
+            return _marked("dtype", str(value))
+        if isinstance(value, torch.device):
+            return _marked("device", str(value))
+        if isinstance(value, Stateful) and not isinstance(value, type):
+            metrics = metrics_in(value) if isinstance(value, nn.Module) else {}
+            state = {"state": value.state_dict(), "metrics": metrics}
+            return _marked("object", self.encode(state, place, depth + 1))
+        raise CheckpointError(
+            f"{place} is a {type(value).__name__}, which a checkpoint cannot hold",
+            expected="numbers, strings, None, tensors, arrays, lists, tuples and dicts of them, or objects with "
+            "state_dict and load_state_dict",
+            fix="give its class these two methods, or keep it elsewhere",
+        )
+
+    def _container(self, value: Any, place: str, depth: int) -> Any:
+        if isinstance(value, Mapping):
+            if all(isinstance(key, str) for key in value) and "$" not in value:
+                return {str.__str__(key): self.encode(item, f"{place}.{key}", depth) for key, item in value.items()}
+            pairs = []
+            for index, (key, item) in enumerate(value.items()):
+                name = key if isinstance(key, (str, int)) else index
+                pairs.append([self.encode(key, place, depth), self.encode(item, f"{place}.{name}", depth)])
+            return _marked("dict", pairs)
+        if isinstance(value, (set, frozenset)):
+            kind = "set" if isinstance(value, set) else "frozenset"
+            return _marked(kind, [self.encode(item, place, depth) for item in sorted(value, key=repr)])
+        items = [self.encode(item, f"{place}.{index}", depth) for index, item in enumerate(value)]
+        return items if isinstance(value, list) else _marked("tuple", items)
+
+    def _tensor(self, value: Tensor, place: str) -> Any:
+        """The mark of a tensor: its name, whether it asks for a gradient, its device, the order of its dimensions."""
+        if id(value) in self.known:  # one tensor in two places comes back as one
+            return self.known[id(value)][1]
+        name = first = place.encode(errors="backslashreplace").decode()
+        count = 1
+        while name in self.tensors:  # {"a.b": ...} and {"a": {"b": ...}}, or the keys 1 and "1"
+            count += 1
+            name = f"{first}~{count}"
+        self.tensors[name] = value.detach()
+        order = None
+        if value.layout is torch.strided and not value.is_contiguous():
+            order = sorted(range(value.ndim), key=value.stride().__getitem__, reverse=True)
+        mark = _marked("tensor", [name, value.requires_grad, value.device.type, order])
+        self.known[id(value)] = (value, mark)  # with the tensor, so that its id stays its own
+        return mark
+
+
+class _Decoder:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], objects: list[tuple[Any, Any]] | None, device: torch.device | None
+    ) -> None:
+        self.tensors = tensors
+        self.objects = objects
+        self.device = device
+        self.known: dict[str, Tensor] = {}
+
+    def decode(self, value: Any, present: Any = None) -> Any:
+        if isinstance(value, list):
+            here = present if isinstance(present, (list, tuple)) and len(present) == len(value) else [None] * len(value)
+            return [self.decode(item, now) for item, now in zip(value, here, strict=True)]
+        if not isinstance(value, dict):
+            return value
+        now = present if isinstance(present, Mapping) else {}
+        if "$" not in value:
+            return {key: self.decode(item, now.get(key)) for key, item in value.items()}
         kind, content = value["$"]
         if kind == "object":
-            return _restored(content, tensors, present)
+            return self._object(content, present)
         if kind == "tensor":
-            name, requires_grad = content
-            return tensors[name].clone().requires_grad_(requires_grad)
-        if kind == "tuple":
-            return tuple(decode(content, tensors, present))
+            return self._tensor(content, present)
         if kind == "dict":
-            now = present if isinstance(present, Mapping) else {}
-            keys = [decode(key, tensors) for key, _ in content]
-            return {key: decode(item, tensors, now.get(key)) for key, (_, item) in zip(keys, content, strict=True)}
-        return _KINDS[kind](content, tensors)
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{str(value)[:80]} is nothing that a checkpoint holds ({error!r})") from error
+            keys = [self.decode(key) for key, _ in content]
+            return {key: self.decode(item, now.get(key)) for key, (_, item) in zip(keys, content, strict=True)}
+        if kind in _CONTAINERS:
+            return _CONTAINERS[kind](self.decode(content, present))
+        return _KINDS[kind](content)
+
+    def _object(self, content: Any, present: Any) -> Any:
+        if not isinstance(present, Stateful) or isinstance(present, type) or self.objects is None:
+            raise CheckpointError(
+                f"the checkpoint holds the state of an object where there is {type(present).__name__} now",
+                expected="the object that takes it back, at the same place",
+                fix="put it there before fit, as the script did that wrote the checkpoint",
+            )
+        state = self.decode(content)
+        if not isinstance(state, dict) or state.keys() != {"state", "metrics"}:
+            raise ValueError("the state of an object")
+        self.objects.append((present, state))
+        return present
+
+    def _tensor(self, content: Any, present: Any) -> Tensor:
+        name, requires_grad, device, order = content
+        if name not in self.known:
+            saved = self.tensors[name]
+            tensor = saved.clone(memory_format=torch.contiguous_format)
+            if order is not None:
+                # An optimizer's arithmetic can depend on how its state lies in memory.
+                tensor = tensor.permute(order).contiguous().permute([order.index(axis) for axis in range(len(order))])
+            if device != "cpu" and self.device is not None:
+                tensor = tensor.to(self.device)
+            self.known[name] = tensor.requires_grad_(requires_grad)
+        tensor = self.known[name]
+        if isinstance(present, nn.Parameter) and self.objects is not None and present.shape == tensor.shape:
+            self.objects.append((present, tensor))  # an optimizer may hold it
+            return present
+        return tensor
 
 
-def _restored(content: Any, tensors: Mapping[str, Tensor], present: Any) -> Any:
-    state = decode(content, tensors)
-    if not isinstance(present, Stateful):
-        raise CheckpointError(
-            f"the checkpoint holds the state of an object where there is {type(present).__name__} now",
-            expected="the object that takes it back, at the same place",
-            fix="put it there before fit, as the script did that wrote the checkpoint",
-        )
-    present.load_state_dict(state)
-    return present
+_CONTAINERS: dict[str, Callable[[Any], Any]] = {
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "complex": lambda parts: complex(*parts),
+}
 
-
-_KINDS: dict[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
-    "float": lambda content, tensors: {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[content],
-    "set": lambda content, tensors: set(decode(content, tensors)),
-    "number": lambda content, tensors: _plain_dtype(content[0]).type(decode(content[1], tensors)),
-    "array": lambda content, tensors: (
-        np.frombuffer(base64.b64decode(content[2]), _plain_dtype(content[0])).reshape(content[1]).copy()
-    ),
-    "bytes": lambda content, tensors: base64.b64decode(content),
-    "complex": lambda content, tensors: complex(*decode(content, tensors)),
-    "dtype": lambda content, tensors: _DTYPES[content],
-    "device": lambda content, tensors: torch.device(content),
+_KINDS: dict[str, Callable[[Any], Any]] = {
+    "float": lambda content: {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[content],
+    "number": lambda content: np.frombuffer(_data(content[1]), _plain_dtype(content[0]), 1)[0],
+    "array": lambda content: np.frombuffer(_data(content[2]), _plain_dtype(content[0])).reshape(content[1]).copy(),
+    "bytes": lambda content: _data(content),
+    "dtype": lambda content: _DTYPES[content],
+    "device": lambda content: torch.device(content),
 }
 
 
@@ -150,6 +269,14 @@ def _plain_dtype(name: str) -> np.dtype[Any]:
     if dtype.kind not in "biufc":
         raise ValueError(f"an array of {name}")
     return dtype
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _data(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
 
 
 def _marked(kind: str, content: Any) -> dict[str, Any]:

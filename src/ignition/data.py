@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from ignition.device import tensors_in
 from ignition.errors import BatchError, CheckpointError
@@ -26,6 +28,7 @@ __all__ = [
     "keeps_place",
     "length_of",
     "rekeyed",
+    "sure_length",
 ]
 
 
@@ -56,6 +59,9 @@ def iterate(loader: Iterable[Any], epoch: int = 1, start: int = 0, shard: Shard 
         return loader.iterate(epoch, start, shard.rank, shard.size)
     if start == 0 and shard.size == 1:
         return iter(loader)
+    if _is_sequence(loader):  # what it makes when it is asked for a batch is not made for those that are passed over
+        batches: Any = loader
+        return (batches[place] for place in range(start * shard.size + shard.rank, len(batches), shard.size))
     return islice(iter(loader), start * shard.size + shard.rank, None, shard.size)
 
 
@@ -84,8 +90,11 @@ def keeps_place(loader: Any) -> Stateful | None:
 
 def check_place_kept(loader: Any) -> None:
     """Raises CheckpointError if an interrupted epoch of `loader` could not go on where it was."""
-    indexed = isinstance(loader, Sized) and hasattr(loader, "__getitem__")
-    if indexed or keeps_place(loader) is not None or isinstance(rekeyed(loader, 0, ""), (KeyedLoader, KeyedTensors)):
+    if (
+        _is_sequence(loader)
+        or keeps_place(loader) is not None
+        or isinstance(rekeyed(loader, 0, ""), (KeyedLoader, KeyedTensors))
+    ):
         return
     stream = isinstance(loader, DataLoader)
     raise CheckpointError(
@@ -100,6 +109,16 @@ def check_place_kept(loader: Any) -> None:
     )
 
 
+def _is_sequence(loader: Any) -> bool:
+    """Whether iterating gives ``loader[0]``, ``loader[1]``, ...: an ``__iter__`` of the user's may shuffle."""
+    if not isinstance(loader, Sized) or not hasattr(loader, "__getitem__"):
+        return False
+    own = getattr(type(loader), "__iter__", None)
+    return own is None or any(
+        own is kind.__iter__ for kind in (list, tuple, range, deque, Sequence, np.ndarray, Tensor)
+    )
+
+
 def length_of(loader: Any) -> int | None:
     """The number of batches in an epoch, or None where the loader cannot say."""
     if not isinstance(loader, Sized):
@@ -108,6 +127,18 @@ def length_of(loader: Any) -> int | None:
         return len(loader)
     except (TypeError, NotImplementedError):  # a DataLoader over a stream has the method, and raises
         return None
+
+
+def sure_length(loader: Any) -> int | None:
+    """The length of a loader that cannot be wrong about it; None for all others.
+
+    A length that somebody worked out, such as samples // batch_size, may be one short, and would cut the epoch off.
+    """
+    sure = type(loader) in (list, tuple, TensorLoader)
+    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+        sure = type(loader).__len__ is DataLoader.__len__ and type(loader).__iter__ is DataLoader.__iter__
+        sure = sure and (loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler)
+    return length_of(loader) if sure else None
 
 
 def items_of(batch: Any) -> tuple[Any, ...] | list[Any]:

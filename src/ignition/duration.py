@@ -48,6 +48,8 @@ def seconds_of(duration: float | str, what: str = "the duration") -> float:
         raise ArgumentError(
             f"{what} is {duration!r:.60}",
             "seconds, or a text such as '30s', '10min', '2h', '1d' or '1h30min', more than 0 and finite",
-            "write minutes as 'min'" if isinstance(duration, str) and re.search(r"[0-9]\s*m\b", duration) else None,
+            "write minutes as 'min'"
+            if isinstance(duration, str) and re.search(r"[0-9]\s*m\b", duration)
+            else "pass '10min', for example",
         )
     return seconds

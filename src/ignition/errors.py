@@ -13,6 +13,10 @@ IgnitionError
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
+
 __all__ = [
     "ArgumentError",
     "BatchError",
@@ -36,13 +40,12 @@ class IgnitionError(Exception):
         fix: What to do now.
     """
 
-    def __init__(self, given: str, expected: str | None = None, fix: str | None = None) -> None:
-        lines = [given]
-        if expected is not None:
-            lines.append(f"  expected: {expected}")
-        if fix is not None:
-            lines.append(f"  to do: {fix}")
-        super().__init__("\n".join(lines))
+    def __init__(self, given: str, expected: str, fix: str) -> None:
+        super().__init__(given, expected, fix)  # all three, so that copies and pickles can be made of it
+
+    def __str__(self) -> str:
+        given, expected, fix = self.args
+        return f"{given}\n  expected: {expected}\n  to do: {fix}"
 
 
 class ArgumentError(IgnitionError, ValueError):
@@ -79,3 +82,11 @@ class NotFiniteError(IgnitionError, ArithmeticError):
 
 class IgnitionWarning(UserWarning):
     """Something that goes on, though probably not as meant."""
+
+
+def warn(message: str) -> None:
+    """Warns at the line of the user's that led here, so that Python shows it once for each such line."""
+    here, level, frame = os.path.dirname(__file__), 2, sys._getframe(1)
+    while frame.f_back is not None and os.path.dirname(frame.f_code.co_filename).startswith(here):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, IgnitionWarning, stacklevel=level)

@@ -16,6 +16,9 @@ from ignition.types import EvalFn, PredictFn
 
 __all__ = ["evaluate", "predict"]
 
+_EVALUATE = "evaluate(model, eval_fn, loader)"
+_PREDICT = "predict(model, pred_fn, loader)"
+
 
 def evaluate(
     model: Any,
@@ -58,9 +61,9 @@ def evaluate(
         >>> evaluate(torch.nn.Identity(), eval_fn, [torch.ones(2), torch.ones(4)], progress=False)
         {'sum': 3.3333333333333335}
     """
-    check_model(model)
-    signature = Signature(eval_fn, "eval_fn")
-    check_loader(loader, "loader")
+    check_model(model, f"check the order: {_EVALUATE}")
+    signature = Signature(eval_fn, "eval_fn", _EVALUATE)
+    check_loader(loader, "loader", f"check the order: {_EVALUATE}")
     check_batch_axis(batch_axis)
     check_count(max_steps, "max_steps")
     hyper = {} if hyper is None else hyper
@@ -114,9 +117,9 @@ def predict(
         >>> predict(torch.nn.Identity(), predict_on_batch, [torch.zeros(2, 1), torch.ones(1, 1)]).shape
         torch.Size([3, 1])
     """
-    check_model(model)
-    signature = Signature(pred_fn, "pred_fn")
-    check_loader(loader, "loader")
+    check_model(model, f"check the order: {_PREDICT}")
+    signature = Signature(pred_fn, "pred_fn", _PREDICT)
+    check_loader(loader, "loader", f"check the order: {_PREDICT}")
     check_batch_axis(batch_axis)
     check_count(max_steps, "max_steps")
     return loop.predict(

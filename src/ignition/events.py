@@ -38,6 +38,7 @@ class Events:
         ordered += [(0, pair) for pair in functions]
         ordered.sort(key=lambda item: item[0])
         self._calls: dict[str, list[Callable[[], Any]]] = {event: [] for event in EVENTS}
+        self.raised: list[BaseException] = []  # by the listeners of the event that `fire_each` calls
         for _, listener in ordered:
             if isinstance(listener, Callback):
                 for event in EVENTS:
@@ -60,13 +61,13 @@ class Events:
 
     def fire_each(self, event: str) -> list[BaseException]:
         """Calls every listener of `event`, whatever the others raise, and returns what they raised."""
-        raised: list[BaseException] = []
+        self.raised = []
         for call in self._calls[event]:
             try:
                 call()
             except BaseException as error:
-                raised.append(error)
-        return raised
+                self.raised.append(error)
+        return self.raised
 
 
 def _call_all(calls: list[Callable[[], Any]]) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from torch.optim import Optimizer
 
-from ignition.errors import IgnitionWarning, OptimizerError
+from ignition.errors import OptimizerError, warn
 from ignition.structure import named
 
 __all__ = ["check_first_step"]
@@ -41,4 +40,4 @@ def check_first_step(optimizer: Any, stepped: list[Optimizer], dependents: list[
     fix = "make the Trainer after the optimizer, with that very object (in a notebook: run the cell again)"
     if dependents:
         raise OptimizerError(f"{found}, on which depends: {', '.join(dependents)}", expected, fix)
-    warnings.warn(f"{found}; {expected}; {fix}", IgnitionWarning, stacklevel=2)
+    warn(f"{found}; {expected}; {fix}")

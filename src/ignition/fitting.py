@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ignition import loop
+from ignition import loop, rng
 from ignition.arguments import check_not_empty
 from ignition.callbacks.checkpointing import Checkpoint
 from ignition.callbacks.schedules import bind_schedules
 from ignition.captured import warn_of_captured
+from ignition.data import batch_weight, items_of, iterate, sure_length
 from ignition.errors import ArgumentError
 from ignition.events import Events, check_callbacks
 from ignition.goal import Goal, check_goal
@@ -45,25 +46,23 @@ def fit(
         )
     saver = _saver(check_callbacks(trainer.callbacks), resume)
     before, previous = Settings(trainer), training.fit
+    goes_on = resume and saver is not None and saver.goes_on(trainer)  # as a script does that is run again
     trainer.stop_reason, trainer.exception = None, None
     training.is_fitting = True
     try:
         _check_loaders(trainer)
-        training.fit = {
-            "number": previous["number"] + 1,
-            "start_epoch": training.epochs_ended,
-            "start_step": training.position.step,
-            "ended": False,
-            "stop_reason": None,
-            "settings": settings_of(trainer),
-        }
+        training.fit = begun = previous if goes_on else _next_fit(trainer)
         if saver is not None and _was_finished(trainer, saver, resume, epochs, steps):
             return
         goal = Goal(
             *_end(training.fit, epochs, steps), eval_every, max_eval_steps, None if saver is None else saver.save_every
         )
+        taken_up = Settings(trainer) if goes_on or training.fit is not begun else None
         dependents = bind_schedules(trainer.callbacks, trainer, training.train_signature.hyper_names)
+        if taken_up is not None:
+            _put_back(trainer, taken_up)
         _check_hyper(trainer)
+        _meet_test_batch(trainer)
         if saver is not None and training.fit["number"] == 1:
             warn_of_captured(trainer)
         training.seed()
@@ -89,6 +88,29 @@ def fit(
         training.end_fit()
         if saver is not None:
             saver.release()
+
+
+def _next_fit(trainer: Trainer[Any]) -> dict[str, Any]:
+    training = trainer.training
+    return {
+        "number": training.fit["number"] + 1,
+        "start_epoch": training.epochs_ended,
+        "start_step": training.position.step,
+        "ended": False,
+        "stop_reason": None,
+        "settings": settings_of(trainer),
+    }
+
+
+def _put_back(trainer: Trainer[Any], taken_up: Settings) -> None:
+    """Takes back the values of the next step that schedules set at a fit's start: they come when that step does.
+
+    What an interrupted run has left is a record, or nothing; neither is to see them. A hyperparameter that is new in
+    the script keeps its value.
+    """
+    bound = dict(trainer.hyper)
+    taken_up.restore()
+    trainer.hyper.update({name: value for name, value in bound.items() if name not in trainer.hyper})
 
 
 def _saver(callbacks: list[Any], resume: Any) -> Checkpoint | None:
@@ -118,14 +140,17 @@ def _was_finished(
 ) -> bool:
     """Goes where an earlier run of the script was; whether that had done this fit already."""
     training = trainer.training
+    mine, number = training.fit["settings"], training.fit["number"]
+    was_ended = saver.take_up(trainer, resume)
     if trainer.seed is None:
         trainer.seed = torch.initial_seed() % 2**63  # draws nothing, and leaves the generators as they are
         training.seeded = True
-    mine, number = training.fit["settings"], training.fit["number"]
-    if not saver.take_up(trainer, resume):
-        theirs = training.fit["settings"]
+    if not was_ended:
+        theirs, trainer.stop_reason = training.fit["settings"], training.fit["stop_reason"]
     elif training.fit["stop_reason"] is not None or saver.is_beyond(number) or _is_reached(trainer, epochs, steps):
         trainer.stop_reason = training.fit["stop_reason"]
+        for callback in trainer.callbacks:  # the averages that it keeps are there for the code after this fit
+            callback.prepare(trainer)
         training.progress.say(f"fit {number} was finished at step {trainer.step}, and is passed over")
         return True
     else:  # the number has been raised since
@@ -153,6 +178,26 @@ def _check_loaders(trainer: Trainer[Any]) -> None:
     check_not_empty(trainer.train_loader, "train_loader")
     if trainer.test_loader is not None:
         check_not_empty(trainer.test_loader, "test_loader")
+
+
+def _meet_test_batch(trainer: Trainer[Any]) -> None:
+    """Looks at a first batch for `eval_fn`, whose errors would otherwise wait for an epoch to be trained.
+
+    Once for each function and loader, and only where that uses nothing up; the generators are put back.
+    """
+    training, loader = trainer.training, trainer.test_loader
+    signature = training.eval_signature
+    if signature is None or sure_length(loader) is None or training.met == (signature, id(loader)):
+        return
+    states = rng.capture()
+    try:
+        for first in iterate(training.source("eval", loader)):
+            signature.check_batch(trainer.model, items_of(first), signature.select(trainer.hyper))
+            batch_weight(first, trainer.batch_axis)
+            break
+    finally:
+        rng.restore(states)
+    training.met = (signature, id(loader))
 
 
 def _check_hyper(trainer: Trainer[Any]) -> None:

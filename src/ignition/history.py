@@ -24,6 +24,8 @@ __all__ = ["Best", "History", "Mode", "Scalar", "direction", "is_better", "scala
 _FORMAT = "ignition-history"
 _VERSION = 1
 _BEST_BY_DEFAULT = ("val_acc", "val_loss", "train_acc", "train_loss")
+_RECORD = "for example append({'epoch': 1, 'step': 10, 'train_loss': 0.5}, epoch_ended=True)"
+_INTACT = "use an intact copy; this one was cut off or changed"
 
 
 class Best(NamedTuple):
@@ -145,14 +147,15 @@ class History:
         if metric is None:
             metric = next((name for name in _BEST_BY_DEFAULT if name in self), None)
             if metric is None:
-                columns = ", ".join(self.columns)
-                raise MetricError(f"no record has {' or '.join(_BEST_BY_DEFAULT)}", f"a metric named among {columns}")
+                given, there = f"no record has {' or '.join(_BEST_BY_DEFAULT)}", ", ".join(self.columns)
+                raise MetricError(given, f"a metric named among {there}", "name it: best_epoch('val_f1'), for example")
         values = self._numbers(metric)
         mode = mode or direction(metric)
         if mode is None:
             raise ArgumentError(
                 f"the name {metric!r} does not tell whether less or more is better",
-                fix=f"pass a mode: best_epoch({metric!r}, mode='min') or mode='max'",
+                "mode= with such a metric",
+                f"pass a mode: best_epoch({metric!r}, mode='min') or mode='max'",
             )
         index = best_index(values, mode)
         if index is None:
@@ -180,9 +183,10 @@ class History:
             ArgumentError: A value is no scalar, epoch or step is missing, or the step is not beyond the last one's.
         """
         if not isinstance(record, Mapping):
-            raise ArgumentError(f"a record is a {type(record).__name__}", "a dict of values by column")
+            raise ArgumentError(f"a record is a {type(record).__name__}", "a dict of values by column", _RECORD)
         if "epoch" not in record or "step" not in record:
-            raise ArgumentError(f"a record with {', '.join(map(str, record)) or 'nothing'}", "epoch and step in each")
+            given = f"a record with {', '.join(map(str, record)) or 'nothing'}"
+            raise ArgumentError(given, "epoch and step in each", _RECORD)
         row = {name: scalar(name, record[name]) for name in sorted(record, key=lambda name: column_order(str(name)))}
         for name in ("step", "epoch"):
             now: Any = row[name]
@@ -191,6 +195,7 @@ class History:
                 raise ArgumentError(
                     f"a record of {name} {now} after one of {name} {before}",
                     "one record a step, in the order of training",
+                    "append records in that order, and begin another run with a History() of its own",
                 )
         self._rows.append(row)
         self._ended.append(bool(epoch_ended))
@@ -203,7 +208,8 @@ class History:
             ArgumentError: There is no record yet.
         """
         if not self._rows:
-            raise ArgumentError("an epoch ended without a record", "append before end_epoch")
+            fix = "call append(record, epoch_ended=True) in its place"
+            raise ArgumentError("an epoch ended without a record", "a record to mark as its epoch's last", fix)
         self._ended[-1] = True
 
     # Plots
@@ -249,7 +255,7 @@ class History:
             IgnitionError: matplotlib is not installed.
         """
         drawn = names or tuple(name for name in self.columns if name.startswith(("train_", "val_")))
-        stems = {_stem(name) for name in map(_checked_name, drawn)}
+        stems = {re.sub(r"^(train_|val_ema_|val_)", "", _checked_name(name)) for name in drawn}
         label = stems.pop() if len(stems) == 1 else "value"
         return self._plot(drawn, label if label != "value" else "Metrics", label, by, ax)
 
@@ -266,7 +272,8 @@ class History:
         except ModuleNotFoundError as error:
             if error.name != "pandas":
                 raise
-            raise IgnitionError("to_frame() needs pandas, which is not installed", fix="pip install pandas") from error
+            given = "to_frame() needs pandas, which is not installed"
+            raise IgnitionError(given, "pandas beside Ignition", "pip install pandas") from error
         return pandas.DataFrame({column: self[column] for column in self.columns})
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
@@ -321,7 +328,7 @@ class History:
     def _load(self, state: Any, where: str) -> None:
         whole = "what History.state_dict or History.to_json gives"
         if not isinstance(state, Mapping) or state.get("format") != _FORMAT:
-            raise ArgumentError(f"{where} is no history", whole)
+            raise ArgumentError(f"{where} is no history", whole, "see whether it is the right file or state")
         if state.get("version") != _VERSION:
             raise ArgumentError(
                 f"{where} is a history of format version {state.get('version')!r}",
@@ -330,14 +337,16 @@ class History:
             )
         records, ended = state.get("records"), state.get("epoch_ended")
         if not (isinstance(records, list) and isinstance(ended, list) and len(records) == len(ended)):
-            raise ArgumentError(f"{where} is a broken history", f"{whole}, with an epoch_ended for each of its records")
+            expected = f"{whole}, with an epoch_ended for each of its records"
+            raise ArgumentError(f"{where} is a broken history", expected, _INTACT)
         read = History()
         for number, (record, end) in enumerate(zip(records, ended, strict=True), start=1):
             try:
                 values = {name: decode(value) for name, value in record.items()}
                 read.append(values, epoch_ended=end)
             except (ArgumentError, AttributeError) as error:
-                raise ArgumentError(f"{where} is a broken history: its record {number} is none", whole) from error
+                given = f"{where} is a broken history: its record {number} is none"
+                raise ArgumentError(given, whole, _INTACT) from error
         self._rows, self._ended, self._names = read._rows, read._ended, read._names
 
     def _numbers(self, name: str) -> list[float]:
@@ -345,17 +354,20 @@ class History:
 
     def _number(self, name: str, value: Scalar) -> float:
         if isinstance(value, str):
-            raise MetricError(f"{name!r} holds {value!r}, no number", f"a metric among {', '.join(self.columns)}")
+            expected, fix = f"a metric among {', '.join(self.columns)}", f"history[{name!r}] has the values as they are"
+            raise MetricError(f"{name!r} holds {value!r}, no number", expected, fix)
         return math.nan if value is None else float(value)
 
     def _unknown(self, name: str) -> MetricError:
         if not self._rows:
             return MetricError(
-                f"there is no {name!r}, as there is no record yet", fix="train first: trainer.fit(epochs=1)"
+                f"there is no {name!r}, as there is no record yet",
+                "a record, which is made at each epoch's end and every eval_every steps",
+                "train to the end of an epoch: trainer.fit(epochs=1), or pass fit(steps=..., eval_every=...)",
             )
         near = [column for column in self.columns if column.endswith(f"_{name}")]
         near = near or difflib.get_close_matches(name, self.columns, n=3)
-        fix = f"did you mean {' or '.join(map(repr, near))}?" if near else None
+        fix = f"did you mean {' or '.join(map(repr, near))}?" if near else "name one of these"
         if name.startswith("val_") and not any(column.startswith("val_") for column in self.columns):
             fix = "give the Trainer an eval_fn and a test_loader, or name a train_ metric"
         return MetricError(f"no record has {name!r}", f"one of {', '.join(self.columns)}", fix)
@@ -366,31 +378,18 @@ class History:
         raise self._unknown(names[0])
 
     def _plot(self, names: Iterable[str], title: str, y_label: str, by: str, ax: Axes | None) -> Axes:
-        from ignition.plots import Line, draw_lines
+        from ignition.plots import draw_metrics
 
-        if by not in ("epoch", "step"):
-            raise ArgumentError(f"by is {by!r}", "'epoch' or 'step'")
-        names = tuple(dict.fromkeys(names))
-        if not names:
-            raise MetricError("there is no metric to draw", f"a column train_* or val_* beside {self.columns}")
         curves = {name: self._numbers(name) for name in names}
-        one_each = len(set(self["epoch"])) == len(self)
-        x_label = "epoch" if by == "epoch" and one_each else "step"
-        lines = []
-        for name, values in curves.items():
-            mode = direction(name)
-            beside = name.startswith("train_") and f"val_{_stem(name)}" in curves
-            best = None if mode is None or beside else best_index(values, mode)
-            lines.append(Line(name, self[x_label], values, best))
-        return draw_lines(lines, title=title, x_label=x_label, y_label=y_label, ax=ax)
+        if not curves:
+            there = f"a column train_* or val_* beside {', '.join(self.columns) or 'none'}"
+            raise MetricError("there is no metric to draw", there, "return one, or name a column")
+        return draw_metrics(curves, self["epoch"], self["step"], title=title, y_label=y_label, by=by, ax=ax)
 
 
 def _checked_name(name: Any) -> str:
     if isinstance(name, str):
         return name
-    fix = "a record is history.rows[index], the last one history.last" if isinstance(name, (int, slice)) else None
+    is_place = isinstance(name, (int, slice))
+    fix = "a record is history.rows[index], the last one history.last" if is_place else "pass the name as text"
     raise ArgumentError(f"a column is named by {name!r:.60}", "a string, such as 'val_loss'", fix)
-
-
-def _stem(name: str) -> str:
-    return re.sub(r"^(train_|val_ema_|val_)", "", name)

@@ -26,7 +26,7 @@ from torch.utils.data import (
     get_worker_info,
 )
 
-from ignition.rng import key_of, keyed, seed_fetching
+from ignition.rng import generators_of, key_of, keyed, reseed, seed_fetching
 
 __all__ = ["KeyedLoader", "can_be_keyed"]
 
@@ -170,6 +170,9 @@ def _drawn_under(sampler: Iterable[Any], key: int) -> Iterator[Any]:
     iterator: Iterator[Any] | None = None
     theirs = [getattr(one, "generator", None) for one in _with_inner(sampler)]
     generators = [generator for generator in theirs if isinstance(generator, torch.Generator)]
+    for generator in generators_of(sampler):  # others that it keeps would go on from epoch to epoch
+        if not any(generator is one for one in generators):
+            reseed(generator, key)
     while True:
         # Each item under a key of its own: the sampler may be half-way when the generators are needed elsewhere.
         with keyed(key_of(key, position), generators):
@@ -198,8 +201,23 @@ class _KeyedDataset:
 
     def __getitems__(self, keyed_indices: _KeyedIndices) -> Any:
         key, indices = keyed_indices
+        for generator in self._own_generators():
+            reseed(generator, key)
         with _randomness(key):
             return self._collate(self._fetch(indices))
+
+    def _own_generators(self) -> list[Any]:
+        """The generators that the data set keeps for itself; found once in each process that loads."""
+        if "_found" not in vars(self):
+            vars(self)["_found"] = list(generators_of(self._dataset))
+        found: list[Any] = vars(self)["_found"]
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_found"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
 
     def _fetch(self, indices: Any) -> Any:
         if not self._batched:

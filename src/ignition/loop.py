@@ -92,7 +92,8 @@ def fit(training: Training, goal: Goal) -> None:
     with explained(), this_run(Running(training.device, training=True, window=training.window)):
         try:
             events.fire("train_begin")
-            while not training.has_reached(goal):
+            # A record that an interruption left due is written also where no step is left.
+            while training.pending is not None or not training.has_reached(goal):
                 try:
                     _train_epoch(training, goal)
                 except EvaluationStopped:
@@ -118,23 +119,25 @@ def _train_epoch(training: Training, goal: Goal) -> None:
     position, progress = training.position, training.progress
     this = training.open_pass or training.begin_epoch()
     training_mode(training.prepared)
-    if training.pending is None:  # else a record is still due, from before an interruption
+    met = training.pending is None  # else a record is still due, from before an interruption
+    if met:
         meet_first_batch(this, training.train_signature, training.device)
     training.has_run = True
     left = None if goal.last_step is None else (goal.last_step - position.step) * training.rules.accumulate
     last = None if left is None else position.batch + left
-    progress.begin(goal.epoch_name(position.epoch), at_most(this.length, last), position.batch)
+    progress.begin(goal.epoch_name(position.epoch), at_most(this.total, last), position.batch)
     ended = False
     while not ended:
         if training.pending is not None:
             ended = training.pending["epoch_ended"]
             training.write_record(goal)
-            if not ended:
-                meet_first_batch(this, training.train_signature, training.device)
         elif training.has_reached(goal):
             break
         else:
-            training.clear_pause(this)
+            if not met:  # not before the save point: a batch that was read ahead would be missing after it
+                meet_first_batch(this, training.train_signature, training.device)
+                met = True
+            training.heed_pause(this)
             ended = _run_until_due(training, this, goal.steps_until_due(position.step))
             if ended:
                 progress.end()
@@ -156,7 +159,7 @@ def _run_until_due(training: Training, this: Pass, limit: int | None) -> bool:
         return run_batches(this, limit)
     # The first step of a fit alone: which optimizers take it shows whether the Trainer knows the right ones.
     before = training.position.step
-    with watch_steps() as stepped:
+    with watch_steps(training.trainer.optimizer) as stepped:
         ended = run_batches(this, 1)
     if training.position.step > before:  # not so where a pass that was left open has nothing more
         training.check_steps(stepped)
@@ -251,7 +254,7 @@ def _run_without_gradients(
     # Never inference_mode: what it makes cannot take part in a graph again, and torch.enable_grad() must work.
     with explained(), evaluation_mode(this.model), torch.no_grad(), this_run(Running(device, training=False)):
         meet_first_batch(this, signature, device, items)
-        this.progress.begin("evaluate" if items is None else "predict", this.length)
+        this.progress.begin("evaluate" if items is None else "predict", this.total)
         try:
             if run_batches(this, max_steps):
                 warn_if_short(this)

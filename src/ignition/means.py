@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import numbers
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ignition.errors import IgnitionWarning, MetricError
+from ignition.errors import MetricError, warn
 
 __all__ = ["Means"]
 
@@ -70,7 +69,9 @@ class Means:
                 if value.__class__ is Tensor and value.is_cpu and not value.ndim:
                     value = value.item()  # on the CPU: there is no device to wait for
                 if value.__class__ is not float:
-                    last[name] = self._add_other(name, value, weight)
+                    value = self._add_other(name, value, weight)
+                    if value is not None:
+                        last[name] = value
                     continue
             last[name] = value
             try:
@@ -148,11 +149,9 @@ class Means:
     def _unknown_weight(self, result: Mapping[str, Any]) -> float:
         if not self._warned and any(_is_scalar(value) for value in result.values()):
             self._warned = True
-            warnings.warn(
+            warn(
                 f"the batches for {self.source} hold no tensor whose size could weigh them, so each counts 1; "
-                "return (value, weight) pairs if they differ in size",
-                IgnitionWarning,
-                stacklevel=2,
+                "return (value, weight) pairs if they differ in size"
             )
         return 1.0
 
@@ -165,6 +164,7 @@ class Means:
             raise MetricError(
                 f"{self.source} returned {name!r} now as a number and now as a metric object",
                 expected="the same kind for each batch",
+                fix="return the metric object each time, or give the number a name of its own",
             )
         self._names[name] = None
 
@@ -173,7 +173,7 @@ class Means:
         return self._sums.setdefault(name, [0.0, 0.0])
 
     def _add_other(self, name: str, value: Any, weight: float) -> Any:
-        """Adds what is not exactly a float, and returns what there is to remember of it."""
+        """Adds what is not exactly a float, and returns what there is to remember of it; None for nothing."""
         if isinstance(value, tuple) and len(value) == 2:
             value, weight = value
             if not (_is_number(weight) or isinstance(weight, Tensor)):
@@ -183,6 +183,8 @@ class Means:
             return self._add_weighted(name, self._scalar(name, value), weight)
         if _is_number(value):
             return self._add_weighted(name, float(value), weight)
+        if value is None:  # as optimize returns in the middle of a window: a key that this batch has not
+            return None
         if all(callable(getattr(value, method, None)) for method in ("update", "compute", "reset")):
             self._new_name(name, is_object=True)
             if self._objects.setdefault(name, value) is not value:
@@ -218,9 +220,10 @@ class Means:
             self._device_sums[name].add(value, weight)
             return value
         entry = self._sums.get(name) or self._new_sum(name)
-        if weight:  # a weight of 0 counts for nothing, even where the value is NaN
-            entry[0] += value * weight
-            entry[1] += weight
+        if not weight:  # counts for nothing, even where the value is NaN
+            return None
+        entry[0] += value * weight
+        entry[1] += weight
         return value
 
     def _refuse(self, name: str, value: Any) -> NoReturn:

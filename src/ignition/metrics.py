@@ -60,6 +60,7 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     raise ArgumentError(
         f"accuracy was given outputs of shape {tuple(outputs.shape)} and targets of shape {tuple(targets.shape)}",
         expected="outputs (batch, classes, ...) with targets (batch, ...), or both of one shape",
+        fix="squeeze the axis that is too much, or see whether outputs and targets are of the same batch",
     )
 
 
@@ -92,6 +93,7 @@ def topk_accuracy(outputs: Tensor, targets: Tensor, ks: Sequence[int] = (1, 5)) 
             f"topk_accuracy was given outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} "
             f"of {targets.dtype}",
             expected="outputs (batch, classes) and targets (batch,) of class numbers",
+            fix="make class numbers of one-hot targets with targets.argmax(dim=1)",
         )
     classes = outputs.shape[1]
     fits = isinstance(ks, Sequence) and len(ks) > 0
@@ -99,6 +101,7 @@ def topk_accuracy(outputs: Tensor, targets: Tensor, ks: Sequence[int] = (1, 5)) 
         raise ArgumentError(
             f"topk_accuracy was given ks={ks!r} with {classes} classes",
             expected=f"a tuple or list of numbers from 1 to {classes}, at least one",
+            fix="for example ks=(1,); the defaults 1 and 5 need 5 classes or more",
         )
     right = outputs.topk(max(ks), dim=1).indices == targets.unsqueeze(1)
     return {f"top{k}": right[:, :k].any(dim=1).float().mean() for k in ks}
@@ -108,4 +111,8 @@ def check_tensors(function: str, outputs: Any, targets: Any) -> None:
     """Raises ArgumentError unless both are tensors."""
     for name, value in (("outputs", outputs), ("targets", targets)):
         if not isinstance(value, Tensor):
-            raise ArgumentError(f"{function} was given {name} that are {type(value).__name__}", expected="a tensor")
+            raise ArgumentError(
+                f"{function} was given {name} that are {type(value).__name__}",
+                expected="a tensor",
+                fix="make one with torch.as_tensor, or take the tensor out of what the model or the loader gives",
+            )

@@ -115,5 +115,7 @@ def _check(loss: Any, optimizer: Any) -> None:
         raise ArgumentError(
             f"the optimizer is {type(optimizer).__name__}",
             expected="a torch.optim.Optimizer",
-            fix="call optimize once for each optimizer",
+            fix="call optimize once for each optimizer"
+            if isinstance(optimizer, (list, tuple, dict))
+            else "pass the object that torch made, such as torch.optim.SGD(model.parameters(), lr=0.1)",
         )

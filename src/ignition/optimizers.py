@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ignition.errors import ArgumentError
+from ignition.running import running
 from ignition.structure import named, suffix
 
 __all__ = ["learning_rates", "set_lr", "watch_steps"]
@@ -36,9 +37,17 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
         0.01
     """
     if not isinstance(optimizer, Optimizer):
-        raise ArgumentError(f"set_lr was given {type(optimizer).__name__}", expected="a torch.optim.Optimizer")
+        raise ArgumentError(
+            f"set_lr was given {type(optimizer).__name__}",
+            expected="a torch.optim.Optimizer",
+            fix="set_lr(optimizer, 0.01), once for each of several optimizers",
+        )
     if isinstance(lr, bool) or not isinstance(lr, Real) or not 0 <= lr < math.inf:
-        raise ArgumentError(f"set_lr was given lr={lr!r}", expected="a finite number of 0 or more")
+        raise ArgumentError(
+            f"set_lr was given lr={lr!r}",
+            expected="a finite number of 0 or more",
+            fix="for example set_lr(optimizer, 0.01)",
+        )
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(lr)  # in place: a captured or compiled step reads this very tensor
@@ -57,13 +66,21 @@ def learning_rates(optimizer: Any) -> dict[str, float]:
 
 
 @contextmanager
-def watch_steps() -> Iterator[list[Optimizer]]:
-    """Collects, inside the ``with`` block, every optimizer in the process that takes a step."""
-    stepped: list[Optimizer] = []
+def watch_steps(optimizer: Any = None) -> Iterator[list[Optimizer]]:
+    """Collects, inside the ``with`` block, the optimizers that take a step for the current run.
 
-    def note(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not any(optimizer is known for known in stepped):
-            stepped.append(optimizer)
+    Args:
+        optimizer: Those that the run knows: they count from any thread. Others do only where the run is the current
+            one: not in a thread that trains something else, nor in a Trainer inside this one.
+    """
+    stepped: list[Optimizer] = []
+    run, known = running.get(), list(named(optimizer).values())
+
+    def note(stepping: Optimizer, args: Any, kwargs: Any) -> None:
+        if running.get() is not run and all(stepping is not one for one in known):
+            return
+        if all(stepping is not one for one in stepped):
+            stepped.append(stepping)
 
     hook = register_optimizer_step_post_hook(note)
     try:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from time import perf_counter
@@ -11,16 +10,17 @@ from typing import Any
 
 import torch
 
+from ignition import rng
 from ignition.data import batch_weight, items_of
 from ignition.device import tensors_in
-from ignition.errors import BatchError, IgnitionWarning
+from ignition.errors import BatchError, warn
 from ignition.position import Position
 from ignition.progress import Progress
 from ignition.signature import Signature
 from ignition.transfer import transferred
 from ignition.window import Window
 
-__all__ = ["Hook", "Pass", "at_most", "looking_ahead", "meet_first_batch", "warn_if_short"]
+__all__ = ["Hook", "Pass", "at_most", "begun_anew", "looking_ahead", "meet_first_batch", "warn_if_short"]
 
 _NOTHING = object()
 
@@ -34,7 +34,8 @@ class Pass:
     Attributes:
         function: Called as ``function(model, *batch, **hyper)``.
         batches: What is left of the loader.
-        length: The number of batches of the whole pass, where it is known.
+        total: The number of batches of the whole pass, as far as the loader says.
+        length: The same, where the loader is one whose word is sure: the pass then ends with it.
         take: Receives each result and the weight of its batch.
         shown: The means that the bar shows.
         window: The rules of the updates, where a step is more than one call of the function.
@@ -46,12 +47,13 @@ class Pass:
     model: Any
     hyper: Mapping[str, Any]
     batches: Iterator[Any]
-    length: int | None
+    total: int | None
     batch_axis: int
     take: Callable[[Any, float | None], Any]
     shown: Callable[[], Mapping[str, float]]
     progress: Progress
     position: Position = field(default_factory=Position)
+    length: int | None = None
     on_batch_begin: Hook = None
     on_batch_end: Hook = None
     on_step_end: Hook = None
@@ -83,7 +85,8 @@ def meet_first_batch(this: Pass, signature: Signature, device: torch.device, ite
             f"the loader for {signature.role} gave no batch",
             expected="at least one batch in each epoch and each evaluation",
             fix="an iterator or generator can be read only once: pass a list, a DataLoader or an object whose __iter__ "
-            "starts anew, or train by fit(steps=...); and see whether drop_last leaves anything of a small data set",
+            + f"starts anew{', or train by fit(steps=...)' if signature.role == 'train_fn' else ''}; "
+            + "and see whether drop_last leaves anything of a small data set",
         )
     this.data_seconds += perf_counter() - asked
     this.batches = chain([first], this.batches)
@@ -105,14 +108,23 @@ def looking_ahead(this: Pass, batches: Iterator[Any]) -> Iterator[Any]:
         yield waiting
 
 
+def begun_anew(loader: Iterable[Any]) -> Iterator[Any]:
+    """The next epoch of a loader whose state is that of an epoch's end, which it may show once more before it."""
+    generators = rng.capture()
+    batches = iter(loader)
+    first = next(batches, _NOTHING)
+    if first is not _NOTHING:
+        return chain([first], batches)
+    rng.restore(generators)
+    return iter(loader)
+
+
 def warn_if_short(this: Pass) -> None:
     """Warns where a loader that knows its length ended before it."""
-    if this.length is not None and this.position.batch < this.length:
-        warnings.warn(
-            f"the loader ended after {this.position.batch} batches, and its length is {this.length}; where a data set "
-            "raises StopIteration, Python takes that for the end of the loader",
-            IgnitionWarning,
-            stacklevel=2,
+    if this.total is not None and this.position.batch < this.total:
+        warn(
+            f"the loader ended after {this.position.batch} batches, and its length is {this.total}; where a data set "
+            "raises StopIteration, Python takes that for the end of the loader"
         )
 
 

@@ -10,17 +10,18 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ignition.errors import ArgumentError, IgnitionError
+from ignition.ranking import best_index, direction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PALETTE", "Line", "draw_lines", "new_axes"]
+__all__ = ["PALETTE", "Line", "draw_lines", "draw_metrics", "new_axes"]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """The colours of Okabe and Ito (2008) that stand out on white and on black alike, the strongest first.
@@ -84,7 +85,9 @@ def draw_lines(lines: Sequence[Line], *, title: str, x_label: str, y_label: str,
         ['cost (best 1 at epoch 2)']
     """
     if not lines:
-        raise ArgumentError("there is no line to draw", "at least one Line")
+        raise ArgumentError(
+            "there is no line to draw", "at least one Line", "pass for example [Line('loss', [1, 2], [3.0, 1.0])]"
+        )
     many = len(lines) > len(PALETTE)  # then the legend stands beside the curves, not among them
     axes = new_axes(width=9.5 if many else 7.0) if ax is None else _checked_axes(ax)
     from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -115,6 +118,45 @@ def draw_lines(lines: Sequence[Line], *, title: str, x_label: str, y_label: str,
     return axes
 
 
+def draw_metrics(
+    curves: Mapping[str, Sequence[float]],
+    epochs: Sequence[int],
+    steps: Sequence[int],
+    *,
+    title: str,
+    y_label: str,
+    by: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws metrics by name, with a star at the best of those whose direction is known.
+
+    A training metric gets one only where its ``val_*`` is not drawn too.
+
+    Args:
+        curves: The values of each metric, one a record.
+        epochs: The epoch of each record.
+        steps: The step of each record.
+        title: As for `draw_lines`.
+        y_label: As for `draw_lines`.
+        by: "epoch": by epoch while each has one record, else by step. "step": by step.
+        ax: As for `draw_lines`.
+
+    Raises:
+        ArgumentError: `by` is neither; as `draw_lines` does.
+        IgnitionError: matplotlib is not installed.
+    """
+    if by not in ("epoch", "step"):
+        raise ArgumentError(f"by is {by!r}", "'epoch' or 'step'", "pass by='epoch' or by='step'")
+    by_epoch = by == "epoch" and len(set(epochs)) == len(epochs)
+    lines = []
+    for name, values in curves.items():
+        mode = direction(name)
+        beside = name.startswith("train_") and f"val_{name.removeprefix('train_')}" in curves
+        best = None if mode is None or beside else best_index(values, mode)
+        lines.append(Line(name, epochs if by_epoch else steps, values, best))
+    return draw_lines(lines, title=title, x_label="epoch" if by_epoch else "step", y_label=y_label, ax=ax)
+
+
 def new_axes(width: float = 7.0, height: float = 4.2) -> Axes:
     """Empty axes in a figure of its own.
 
@@ -137,7 +179,9 @@ def new_axes(width: float = 7.0, height: float = 4.2) -> Axes:
     except ModuleNotFoundError as error:
         if error.name != "matplotlib":
             raise
-        raise IgnitionError("a plot needs matplotlib, which is not installed", fix="pip install matplotlib") from error
+        raise IgnitionError(
+            "a plot needs matplotlib, which is not installed", "matplotlib beside Ignition", "pip install matplotlib"
+        ) from error
     if not _somebody_looks():
         from matplotlib.figure import Figure
 

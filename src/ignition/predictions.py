@@ -49,6 +49,7 @@ class Predictions:
                 raise FunctionError(
                     f"the predict function returned a tensor of shape {tuple(output.shape)}",
                     expected=f"tensors with an axis {self._axis}, along which the batches are joined",
+                    fix="return a value for each sample of the batch, such as model(x), and pass the right batch_axis",
                 )
             return _Joined(output, self._axis, self._batches)
         if isinstance(output, Mapping):
@@ -58,6 +59,7 @@ class Predictions:
         raise FunctionError(
             f"the predict function returned {type(output).__name__}",
             expected="a tensor, or any nesting of tuples, lists and dicts of tensors",
+            fix="return what the model gives for the batch, such as model(x), as tensors",
         )
 
     def _extend(self, joined: Any, output: Any) -> None:
@@ -73,6 +75,7 @@ class Predictions:
             raise FunctionError(
                 f"the predict function returned {type(output).__name__} in another nesting than for the first batch",
                 expected="the same nesting for each batch",
+                fix="return the same keys, or as many items, each time",
             )
 
     def _finished(self, joined: Any) -> Any:
@@ -100,6 +103,7 @@ class _Joined:
                 f"the predict function returned {output.dtype} of shape {tuple(output.shape)} after batches of "
                 f"{self._room.dtype} and shape {tuple(self._room.shape)}",
                 expected=f"tensors that differ in axis {self._axis} alone",
+                fix="pad or convert them to one shape and type, or leave out what differs from batch to batch",
             )
         end = self._filled + output.shape[self._axis]
         if end > self._room.shape[self._axis]:

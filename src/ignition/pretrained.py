@@ -63,7 +63,7 @@ def load_weights(model: Any, path: str | os.PathLike[str], strict: bool = True) 
         ...     print(load_weights(nn.Linear(2, 5), f"{folder}/a.pt", strict=False))
         0 loaded; of another shape: weight (3, 2) in the file and (5, 2) in the model, bias (3,) in the file and (5,) in the model
     """  # noqa: E501
-    check_model(model)
+    check_model(model, fix="check the order: load_weights(model, path)")
     saved = _read(Path(path))
     here = {
         f"{name}.{key}" if name else key: value
@@ -102,6 +102,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ArgumentError(
             f"load_weights was given {str(path)!r}",
             expected="a .pt or .safetensors file, or the folder of a checkpoint",
+            fix="rename the file if it is one of these, such as a .pth that torch.save wrote",
         )
     try:
         if path.suffix == ".pt":

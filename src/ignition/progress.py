@@ -101,7 +101,9 @@ class Progress:
             self.say(_join(self._named_cells(columns)))
             return
         room = _terminal_width()
-        widths = {name: max(width, len(name)) for name, width in self._widths.items()}
+        # Numbers have room from the start, so that the heading stays true when one of them grows.
+        least = {name: 7 for name, value in record.items() if isinstance(value, float) and name != "seconds"}
+        widths = {name: max(width, len(name), least.get(name, 0)) for name, width in self._widths.items()}
         if sum(widths.values()) + len(_GAP) * (len(widths) - 1) > room:
             self.say(_folded(self._named_cells(columns), room))
             return

@@ -41,7 +41,11 @@ def direction(metric: str) -> Mode | None:
         ('min', 'max', None)
     """
     if not isinstance(metric, str):
-        raise ArgumentError(f"a metric is named by a {type(metric).__name__}", "a string, such as 'val_loss'")
+        raise ArgumentError(
+            f"a metric is named by a {type(metric).__name__}",
+            "a string, such as 'val_loss'",
+            "pass the name of a column of history as text",
+        )
     words = re.findall(r"[a-z0-9]+", metric.lower())
     while words:
         for start in range(len(words)):
@@ -59,7 +63,9 @@ def direction(metric: str) -> Mode | None:
 def check_mode(mode: object) -> None:
     """Refuses what is neither "min" nor "max" with an `ArgumentError`."""
     if mode not in ("min", "max"):
-        raise ArgumentError(f"mode is {mode!r}", "'min' or 'max'")
+        raise ArgumentError(
+            f"mode is {mode!r}", "'min' or 'max'", "pass mode='min' where less is better, and mode='max' where more is"
+        )
 
 
 def is_better(value: float, than: float, mode: Mode) -> bool:

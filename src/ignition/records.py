@@ -12,9 +12,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeAlias
 
+import torch
+
 from ignition.errors import ArgumentError
 
-__all__ = ["Scalar", "column_order", "decode", "encode", "read_json", "replace_file", "scalar", "table", "write_csv"]
+__all__ = [
+    "Scalar",
+    "column_order",
+    "decode",
+    "encode",
+    "plain_values",
+    "read_json",
+    "replace_file",
+    "scalar",
+    "table",
+    "write_csv",
+]
 
 Scalar: TypeAlias = float | int | str | bool | None
 
@@ -57,12 +70,18 @@ def scalar(column: str, value: Any) -> Scalar:
         4
     """
     if not isinstance(column, str):
-        raise ArgumentError(f"a column is named by {_shown(column)}", "a string, such as 'val_loss'")
+        raise ArgumentError(
+            f"a column is named by {_shown(column)}", "a string, such as 'val_loss'", "name it by a string"
+        )
     group = _group(column)
     if group in ("epoch", "step"):
         if isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 0:
             return int(value)
-        raise ArgumentError(f"{column} is {_shown(value)}", "a whole number, 0 or more")
+        raise ArgumentError(
+            f"{column} is {_shown(value)}",
+            "a whole number, 0 or more",
+            f"pass the count as an int: {{{column!r}: 1}}, for example",
+        )
     if isinstance(value, bool):
         return value
     if isinstance(value, numbers.Integral):
@@ -74,7 +93,7 @@ def scalar(column: str, value: Any) -> Scalar:
     raise ArgumentError(
         f"{column!r} is {_shown(value)}",
         "a number, a string, a bool or None" if group == "hyperparameter" else "a number",
-        "take the number out with .item()" if hasattr(value, "item") else None,
+        "take the number out with .item()" if hasattr(value, "item") else "leave it out, or put it into trainer.state",
     )
 
 
@@ -108,7 +127,11 @@ def decode(value: Any) -> Any:
         return value
     tag = value.get("is")
     if len(value) != 1 or not isinstance(tag, str) or tag not in _TAGS:
-        raise ArgumentError(f"{_shown(value)} is no value of a record", "a plain value")
+        raise ArgumentError(
+            f"{_shown(value)} is no value of a record",
+            "a plain value, as encode made it",
+            "use an intact copy; that one was cut off or changed",
+        )
     return _TAGS[tag]
 
 
@@ -160,7 +183,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(Path(path).read_bytes(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise ArgumentError(f"{os.fspath(path)} is no JSON: {error}", "a file that was written as JSON") from error
+        raise ArgumentError(
+            f"{os.fspath(path)} is no JSON: {error}",
+            "a file that was written as JSON",
+            "see whether it is the right file, and whole",
+        ) from error
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -187,3 +214,14 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[TextIO], object]
         os.replace(beside, target)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that can be entries of history: plain values, and tensors of one element as numbers."""
+    plain: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, torch.Tensor) and value.numel() == 1:
+            value = value.item()  # once a record: waits where it is on an accelerator
+        if isinstance(value, (numbers.Real, str)) or value is None:  # numpy's numbers are Real too
+            plain[name] = value
+    return plain

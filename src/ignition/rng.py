@@ -16,7 +16,17 @@ import torch
 
 from ignition.errors import ArgumentError
 
-__all__ = ["capture", "check_seed", "key_of", "keyed", "restore", "seed_everything", "seed_fetching"]
+__all__ = [
+    "capture",
+    "check_seed",
+    "generators_of",
+    "key_of",
+    "keyed",
+    "reseed",
+    "restore",
+    "seed_everything",
+    "seed_fetching",
+]
 
 _SEEDS = 2**63  # torch takes signed 64-bit seeds; numpy's global generator 32 bits of them
 
@@ -92,6 +102,33 @@ def seed_fetching(key: int) -> None:
     random.seed(key)
     np.random.seed(key % 2**32)
     torch.default_generator.manual_seed(key)
+
+
+def generators_of(value: Any, depth: int = 3) -> Iterator[Any]:
+    """The generators that an object keeps as attributes: torch's, numpy's and Python's.
+
+    Goes into objects and short lists among the attributes (a data set's transforms), `depth` levels down.
+    """
+    if isinstance(value, (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)):
+        yield value
+    elif depth and isinstance(value, (list, tuple)) and len(value) <= 64:
+        for item in value:
+            yield from generators_of(item, depth - 1)
+    elif depth and hasattr(value, "__dict__") and not isinstance(value, (type, torch.Tensor)):
+        for item in list(vars(value).values()):
+            yield from generators_of(item, depth - 1)
+
+
+def reseed(generator: Any, key: int) -> None:
+    """Has a generator that somebody keeps follow `key`."""
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(key)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = type(generator.bit_generator)(key).state
+    elif isinstance(generator, np.random.RandomState):
+        generator.seed(key % 2**32)
+    else:
+        generator.seed(key)
 
 
 @contextmanager

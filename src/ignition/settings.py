@@ -37,7 +37,7 @@ class Settings:
         for group, values in self._groups:
             for name, value in values.items():
                 if isinstance(value, Tensor) and isinstance(group.get(name), Tensor):
-                    group[name].copy_(value)  # in place: a captured or compiled step reads this very tensor
+                    group[name].detach().copy_(value)  # in place: a captured or compiled step reads this very tensor
                 else:
                     group[name] = value
 

@@ -6,9 +6,9 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
-__all__ = ["Signals"]
+__all__ = ["Signals", "end_as"]
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
 
@@ -16,34 +16,56 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
 class Signals:
     """Takes over SIGINT, SIGTERM and SIGUSR1 until `restore`: the first one asks, the second one ends at once.
 
-    The handler sets a flag and nothing else, since it may run between any two instructions.
+    The first sets a flag and nothing else, since it may come between any two instructions. A signal that the process
+    ignores (as a shell has its background jobs ignore Ctrl-C) stays ignored. Outside the main thread nothing is
+    taken over, as Python allows it nowhere else.
 
     Args:
         ask: Called with the number of the first signal.
+
+    Example:
+        >>> import signal
+        >>> before, asked = signal.getsignal(signal.SIGTERM), []
+        >>> signals = Signals(asked.append)
+        >>> signal.raise_signal(signal.SIGTERM)
+        >>> signals.restore()
+        >>> asked == [signal.SIGTERM], signal.getsignal(signal.SIGTERM) is before
+        (True, True)
     """
 
     def __init__(self, ask: Callable[[int], object]) -> None:
         self._ask = ask
         self._asked = False
         self._before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
+        if threading.current_thread() is threading.main_thread():
             for name in _NAMES:
                 number = getattr(signal, name, None)  # Windows has no SIGUSR1
-                if number is not None:
-                    self._before[number] = signal.signal(number, self._handle)
+                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.getsignal(number)  # noted first: a signal may come right after
+                    signal.signal(number, self._take)
 
     def restore(self) -> None:
-        """Puts back the handlers that were there."""
-        for number, handler in self._before.items():
+        """Puts back the handlers that were there. Once is enough, and more does no harm."""
+        for number, handler in list(self._before.items()):
             # None is a handler that was not set from Python; it cannot be put back from here.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        self._before.clear()
+            self._before.pop(number, None)
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def _take(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
             self.restore()
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
-            raise SystemExit(128 + number)
+            end_as(number)
         self._asked = True
         self._ask(number)
+
+
+def end_as(number: int) -> NoReturn:
+    """Ends what runs as a signal does.
+
+    Raises:
+        KeyboardInterrupt: For SIGINT.
+        SystemExit: For another signal: the exit status is 128 and its number, as a shell shows it.
+    """
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)

@@ -13,10 +13,12 @@ from torch import nn
 from ignition.data import describe_batch, items_of
 from ignition.errors import ArgumentError, FunctionError, HyperparameterError
 
-__all__ = ["Signature"]
+__all__ = ["TRAINER_CALL", "Signature"]
 
 _COLUMNS = frozenset({"epoch", "step", "seconds", "data_seconds", "lr"})
 _COLUMN_PREFIXES = ("train_", "val_", "lr_")
+
+TRAINER_CALL = "Trainer(model, optimizer, train_fn, train_loader, eval_fn, test_loader)"
 
 Parameter = inspect.Parameter
 
@@ -27,6 +29,7 @@ class Signature:
     Args:
         function: The user's function, or any callable object that is no module.
         role: What it is called in messages: ``"train_fn"``.
+        call: The call that it is an argument of, for messages: that of the Trainer, or ``"evaluate(model, ...)"``.
 
     Attributes:
         names: The parameters that can be given by name.
@@ -38,13 +41,14 @@ class Signature:
         ArgumentError: If `function` is no function.
     """
 
-    def __init__(self, function: Any, role: str) -> None:
+    def __init__(self, function: Any, role: str, call: str = TRAINER_CALL) -> None:
         self.role = role
+        self._call = call
         if not callable(function) or isinstance(function, (nn.Module, type)):
             raise ArgumentError(
                 f"{role} is {_what(function)}",
                 expected=f"a function of one batch: {role}(model, *batch)",
-                fix="check the order: Trainer(model, optimizer, train_fn, train_loader, eval_fn, test_loader)",
+                fix=f"check the order: {call}",
             )
         self.function: Callable[..., Any] = function
         try:
@@ -97,10 +101,11 @@ class Signature:
                 )
         missing = [p.name for p in self._keyword_only if p.default is Parameter.empty and p.name not in hyper]
         if missing:
+            in_trainer = self._call == TRAINER_CALL
             raise FunctionError(
                 f"{self} needs {', '.join(map(repr, missing))}, which nothing supplies",
-                expected="a hyperparameter or a schedule for each such parameter, or a default",
-                fix=f"set trainer.hyper = {{{missing[0]!r}: ...}}",
+                expected=f"a hyperparameter{' or a schedule' * in_trainer} for each such parameter, or a default",
+                fix=f"{'set trainer.hyper = ' if in_trainer else 'pass hyper='}{{{missing[0]!r}: ...}}",
             )
 
     def check_batch(self, model: Any, batch: Any, hyper: Mapping[str, Any]) -> None:
@@ -136,13 +141,17 @@ class Signature:
                 + (f" with the hyperparameters {', '.join(hyper)}" if hyper else "")
                 + f": {error}",
                 expected=f"a function that can be called as {self.role}({', '.join(wanted)})",
-                fix=(
-                    f"set trainer.hyper for {', '.join(missing)} if that is a hyperparameter, else change the function "
-                    "or what the loader gives"
-                    if missing
-                    else "change the function's parameters, or what the loader gives"
-                ),
+                fix=(self._to_supply(missing) if missing else "")
+                + "change the function's parameters, or what the loader gives",
             ) from None
+
+    def _to_supply(self, names: list[str]) -> str:
+        """How parameters get values, as the first half of a sentence."""
+        listed = ", ".join(names)
+        if self.role == "pred_fn":
+            return f"give {listed} a default or a value by functools.partial, as no hyperparameters come here, else "
+        where = "set trainer.hyper" if self._call == TRAINER_CALL else "pass hyper="
+        return f"{where} for {listed} if that is a hyperparameter, else "
 
     def select(self, hyper: Mapping[str, Any]) -> dict[str, Any]:
         """Those hyperparameters that the function names, or all where it has ``**kwargs``."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ignition import rng
 from ignition.checkpoint import Content
-from ignition.codec import decode, encode
-from ignition.data import length_of
+from ignition.codec import decode, encode, give_back, metrics_in, restore_metrics
+from ignition.data import keeps_place, length_of
 from ignition.errors import CheckpointError
 from ignition.modes import is_frozen, set_frozen
 from ignition.structure import named, suffix
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["apply", "capture", "settings_of"]
 
+_PACKED = re.compile(r"torch\.(u?int[1-7]|bits\w+)")  # several elements to a byte
+
 
 def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) -> Content:
     """Everything from which a training can go on as if it had never stopped.
@@ -32,7 +36,8 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
         copy_tensor: ``copy_tensor(name, tensor)``: a copy on the CPU that shares no memory with the training.
 
     Raises:
-        CheckpointError: If there is something in ``trainer.state`` or a callback that a checkpoint cannot hold.
+        CheckpointError: If there is something in the models, ``trainer.state`` or a callback that a checkpoint
+            cannot hold.
     """
     trainer = training.trainer
     model: dict[str, Tensor] = {}
@@ -42,6 +47,7 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
     for name, module in named(trainer.model).items():
         for key, value in module.state_dict().items():
             if isinstance(value, Tensor):
+                _check_tensor(_key(name, key), value)
                 model[_key(name, key)] = value.detach()
             else:  # what a module gives by get_extra_state
                 extra[_key(name, key)] = encode(value, others, f"extra.{_key(name, key)}")
@@ -53,11 +59,11 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
             "step": training.position.step,
             "skipped": training.position.skipped,
         },
-        "fit": training.fit,
+        "fit": training.fit | {"stop_reason": trainer.stop_reason},
         "open": training.open_pass is not None,
         "pending": encode(_without_generators(training.pending), others, "pending"),
         "data": _data_size(trainer.train_loader),
-        "loader": encode(training.loader_state(), others, "loader"),
+        "loader": encode(_loader_state(training), others, "loader"),
         "seed": trainer.seed,
         "hyper": encode(trainer.hyper, others, "hyper"),
         "history": encode(trainer.history.state_dict(), others, "history"),
@@ -73,12 +79,17 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
             name: encode(callback.state_dict(), others, f"callback.{name}")
             for name, callback in _by_name(trainer.callbacks)
         },
+        "optimizer_kinds": {name: type(one).__name__ for name, one in named(trainer.optimizer).items()},
         "extra": extra,
+        "metrics": encode({name: metrics_in(one) for name, one in named(trainer.model).items()}, others, "metrics"),
         "trained": {name: parameter.requires_grad for name, parameter in _parameters(trainer.model)},
         "frozen": [name for name, module in _modules(trainer.model) if is_frozen(module)],
-        "generators": encode(training.generators(), others, "generators"),
+        "generators": encode(_generators(training), others, "generators"),
     }
     files = {"model": model, "optimizer": optimizers, "state": others}
+    for entries in files.values():
+        for name, tensor in entries.items():
+            _check_tensor(name, tensor)
     tensors = {
         file: {name: copy_tensor(f"{file}/{name}", tensor) for name, tensor in entries.items()}
         for file, entries in files.items()
@@ -103,32 +114,59 @@ def apply(training: Training, content: Content, source: str) -> None:
         _check_model(trainer.model, content, source)
         optimizers = _checked_optimizers(trainer.optimizer, content, source)
         _check_data(trainer.train_loader, state, source)
-        generators = decode(state["generators"], others)
-        hyper, history = decode(state["hyper"], others), decode(state["history"], others)
-        callbacks = _checked_callbacks(trainer.callbacks, state["callbacks"], others)
+        device = trainer.device
+        objects: list[tuple[Any, Any]] = []
+        extra = decode(state["extra"], others, device=device)
+        loads = [
+            (name, module, _model_state(module, name, content, extra)) for name, module in named(trainer.model).items()
+        ]
+        metrics = decode(state["metrics"], others, device=device)
+        generators, history = decode(state["generators"], others), decode(state["history"], others)
+        hyper = decode(state["hyper"], others, trainer.hyper, objects, device)
+        user_state = decode(state["state"], others, trainer.state, objects, device)
+        callbacks = _checked_callbacks(trainer.callbacks, state["callbacks"], others, device)
         scales, loader = decode(state["scales"], others), decode(state["loader"], others)
+        decoded = {name: decode(state[name], others) for name in ("pending", "means")}
+        trained, frozen = dict(state["trained"]), set(state["frozen"])
+        type(trainer.history)().load_state_dict(history)  # raises where it is none
 
-        for name, module in named(trainer.model).items():
-            _load_model(module, name, content, others)
+        for name, module, model_state in loads:
+            module.load_state_dict(model_state)
+            _load_transient_buffers(module, name, others)
+            restore_metrics(module, metrics[name])
         for name, parameter in _parameters(trainer.model):
-            parameter.requires_grad_(state["trained"].get(name, parameter.requires_grad))
-        frozen = set(state["frozen"])
+            parameter.requires_grad_(trained.get(name, parameter.requires_grad))
         for name, module in _modules(trainer.model):
             set_frozen(module, name in frozen)
         for name, one in named(trainer.optimizer).items():
             _load_optimizer(one, optimizers[name])
         for callback, callback_state in callbacks:
             callback.load_state_dict(callback_state)
-        trainer.state = decode(state["state"], others, trainer.state)
-        trainer.hyper.clear()
-        trainer.hyper.update(hyper)
+        give_back(objects)
+        _refill(trainer, "state", user_state)
+        _refill(trainer, "hyper", hyper)
         trainer.history.load_state_dict(history)
         trainer.seed = state["seed"]
-        decoded = {name: decode(state[name], others) for name in ("pending", "means")}
         training.restore(state | decoded, scales, loader)
         rng.restore(generators)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"the checkpoint {source} lacks something that belongs into it ({error!r})") from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"the checkpoint {source} lacks something that belongs into it, or has it in another form ({error!r})",
+            expected="what Ignition wrote, for the same script",
+            fix="use another checkpoint",
+        ) from error
+
+
+def _refill(trainer: Any, name: str, content: Any) -> None:
+    """Gives a dict of the Trainer its content: the same dict, which functions may hold on to."""
+    now = getattr(trainer, name)
+    if isinstance(now, dict) and isinstance(content, dict):
+        now.clear()
+        now.update(content)
+    else:
+        setattr(trainer, name, content)
 
 
 def _without_generators(pending: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -172,6 +210,23 @@ def _data_size(loader: Any) -> dict[str, int | None]:
     return {"batches": length_of(loader), "samples": getattr(loader, "samples", samples)}
 
 
+def _check_tensor(name: str, tensor: Tensor) -> None:
+    problem = None
+    if is_lazy(tensor):
+        problem = "that of a lazy module, which has seen no batch yet"
+    elif tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
+        problem = f"{'quantised' if tensor.is_quantized else tensor.layout} on the device {tensor.device}"
+    elif _PACKED.fullmatch(str(tensor.dtype)):
+        problem = f"of {tensor.dtype}"
+    if problem is not None:
+        raise CheckpointError(
+            f"the tensor {name} is {problem}, which a checkpoint cannot hold",
+            expected="dense tensors of whole bytes, with content",
+            fix="keep it dense, or give what holds it state_dict and load_state_dict that do; "
+            "run one batch through lazy modules first",
+        )
+
+
 def _check_model(models: Any, content: Content, source: str) -> None:
     saved = content.tensors.get("model", {})
     expected = {
@@ -182,13 +237,24 @@ def _check_model(models: Any, content: Content, source: str) -> None:
     }
     missing = [name for name in expected if name not in saved]
     unexpected = [name for name in saved if name not in expected]
+    known = {name: value for name, value in expected.items() if name in saved and not is_lazy(value)}
     misshapen = [
         f"{name} {tuple(saved[name].shape)} instead of {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in saved and saved[name].shape != value.shape
+        for name, value in known.items()
+        if saved[name].shape != value.shape
     ]
-    if missing or unexpected or misshapen:
-        parts = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    mistyped = [
+        f"{name} {saved[name].dtype} instead of {value.dtype}"
+        for name, value in known.items()
+        if saved[name].dtype != value.dtype
+    ]
+    if missing or unexpected or misshapen or mistyped:
+        parts = {
+            "missing": missing,
+            "unexpected": unexpected,
+            "of another shape": misshapen,
+            "of another type": mistyped,
+        }
         found = "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)
         raise CheckpointError(
             f"the checkpoint {source} is that of another model ({found})",
@@ -206,6 +272,13 @@ def _check_data(loader: Any, state: Mapping[str, Any], source: str) -> None:
             expected="the same data, in batches of the same size, since the place in them is part of the checkpoint",
             fix="use the same loader, or begin anew in another folder with SaveModel's weights",
         )
+    if (keeps_place(loader) is None) != (state["loader"] is None):
+        raise CheckpointError(
+            f"the checkpoint {source} has {'no' if state['loader'] is None else 'a'} state of the train_loader, "
+            f"and now it is {'none' if keeps_place(loader) is None else 'one'} that keeps its place by itself",
+            expected="the same loader",
+            fix="use the one with which the checkpoint was written, or begin anew in another folder",
+        )
 
 
 def _size(size: Mapping[str, Any]) -> str:
@@ -218,37 +291,63 @@ def _checked_optimizers(optimizer: Any, content: Content, source: str) -> dict[s
         raise CheckpointError(
             f"the checkpoint {source} is that of the optimizers {list(saved)}, and here are {list(now)}",
             expected="the same optimizers, under the same names",
+            fix="give the Trainer those that the script had then, or begin anew in another folder",
+        )
+    kinds, here = content.state["optimizer_kinds"], {name: type(one).__name__ for name, one in now.items()}
+    if kinds != here:
+        raise CheckpointError(
+            f"the checkpoint {source} was written with {_listed(kinds)}, and here is {_listed(here)}",
+            expected="the same kind of optimizer, since its memory is part of the checkpoint",
+            fix="use the same, or begin anew in another folder with SaveModel's weights",
         )
     states = {name: decode(saved[name], content.tensors.get("optimizer", {})) for name in saved}
     for name, one in now.items():
         groups = [len(group["params"]) for group in states[name].get("param_groups", ())]
-        here = [len(group["params"]) for group in getattr(one, "param_groups", ())]
-        if groups != here:
+        present = [len(group["params"]) for group in getattr(one, "param_groups", ())]
+        if groups != present:
             raise CheckpointError(
-                f"in the checkpoint {source} {type(one).__name__} has groups of {groups} parameters, here of {here}",
+                f"in the checkpoint {source} {type(one).__name__} has groups of {groups} parameters, here of {present}",
                 expected="the same parameter groups as when it was written",
                 fix="add them before fit, as the script did",
             )
     return states
 
 
+def _listed(kinds: Mapping[str, str]) -> str:
+    return ", ".join(f"{kind} ({name})" if name else kind for name, kind in kinds.items())
+
+
 def _checked_callbacks(
-    callbacks: list[Callback], saved: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    callbacks: list[Callback], saved: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device
 ) -> list[tuple[Callback, dict[str, Any]]]:
-    return [(one, decode(saved[name], tensors)) for name, one in _by_name(callbacks) if saved.get(name)]
+    return [(one, decode(saved[name], tensors, device=device)) for name, one in _by_name(callbacks) if saved.get(name)]
 
 
-def _load_model(module: nn.Module, name: str, content: Content, others: Mapping[str, Tensor]) -> None:
-    saved, extra = content.tensors.get("model", {}), content.state["extra"]
-    state = {
-        key: saved[_key(name, key)] if isinstance(value, Tensor) else decode(extra[_key(name, key)], others)
+def _model_state(module: nn.Module, name: str, content: Content, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict of a model, of tensors of its own."""
+    saved = content.tensors.get("model", {})
+    return {
+        key: saved[_key(name, key)].clone() if isinstance(value, Tensor) else extra[_key(name, key)]
         for key, value in module.state_dict().items()
     }
-    module.load_state_dict(state)
-    with torch.no_grad():
-        for key, buffer in _transient_buffers(module):
-            if f"buffer.{_key(name, key)}" in others:
-                buffer.copy_(others[f"buffer.{_key(name, key)}"])
+
+
+def _load_transient_buffers(module: nn.Module, name: str, others: Mapping[str, Tensor]) -> None:
+    prefix = f"buffer.{_key(name, '')}"
+    kept = module.state_dict().keys()
+    here = dict(module.named_buffers())
+    modules = dict(module.named_modules())
+    for key, value in others.items():
+        path, _, leaf = key.removeprefix(prefix).rpartition(".")
+        full = f"{path}.{leaf}" if path else leaf
+        if not key.startswith(prefix) or full in kept or path not in modules:
+            continue
+        if full in here and here[full].shape == value.shape:
+            with torch.no_grad():
+                here[full].copy_(value)
+        elif hasattr(modules[path], leaf):  # made or grown since the model was new, as a cache of positions is
+            near = here.get(full, next(module.parameters(), value))
+            setattr(modules[path], leaf, value.to(near.device, copy=True))
 
 
 def _load_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
@@ -260,12 +359,21 @@ def _load_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
         if isinstance(index, int) and index < len(parameters):
             loaded = optimizer.state[parameters[index]]
             for key, value in entries.items():
-                if (
-                    isinstance(value, Tensor)
-                    and isinstance(loaded.get(key), Tensor)
-                    and loaded[key].dtype != value.dtype
-                ):
-                    loaded[key] = value.to(loaded[key].device)
+                if key in loaded:
+                    loaded[key] = _as_saved(value, loaded[key])
+
+
+def _as_saved(saved: Any, loaded: Any) -> Any:
+    """What was saved, where torch has loaded it to."""
+    if isinstance(saved, Tensor):
+        if not isinstance(loaded, Tensor):
+            return saved
+        return loaded if loaded.dtype == saved.dtype else saved.to(loaded.device)
+    if isinstance(saved, dict) and isinstance(loaded, dict):
+        return {key: _as_saved(value, loaded.get(key)) for key, value in saved.items()}
+    if isinstance(saved, (list, tuple)) and isinstance(loaded, type(saved)) and len(saved) == len(loaded):
+        return type(saved)(_as_saved(one, now) for one, now in zip(saved, loaded, strict=True))
+    return saved
 
 
 def settings_of(trainer: Any) -> dict[str, str]:
@@ -277,3 +385,15 @@ def settings_of(trainer: Any) -> dict[str, str]:
                 if key != "params":
                     settings[f"{type(one).__name__}{suffix(name)}, group {index}, {key}"] = repr(value)
     return settings
+
+
+def _generators(training: Training) -> dict[str, Any]:
+    """The states of all generators: those from before an evaluation that is to be begun anew."""
+    kept = None if training.pending is None else training.pending.get("generators")
+    return rng.capture() if kept is None else kept
+
+
+def _loader_state(training: Training) -> Any:
+    """The state of a train loader that keeps its place by itself."""
+    stateful = keeps_place(training.trainer.train_loader)
+    return None if stateful is None else stateful.state_dict()

@@ -118,10 +118,18 @@ def _measures(loss_fn: Any, metrics: Iterable[str] | Mapping[str, MetricFn]) -> 
     if isinstance(metrics, Mapping):
         wrong = [name for name, function in metrics.items() if not callable(function)]
         if wrong:
-            raise ArgumentError(f"metrics has no function for {wrong}", expected="{name: function(outputs, targets)}")
+            raise ArgumentError(
+                f"metrics has no function for {wrong}",
+                expected="{name: function(outputs, targets)}",
+                fix="pass the function itself, such as {'acc': accuracy}; names alone go into a list",
+            )
         return {"loss": None, **metrics}
     if not isinstance(metrics, Iterable):
-        raise ArgumentError(f"metrics is {metrics!r}", expected='names such as ["loss", "acc"], or a mapping')
+        raise ArgumentError(
+            f"metrics is {metrics!r:.60}",
+            expected='names such as ["loss", "acc"], or a mapping',
+            fix='leave it out for "loss" and "acc", or pass ["loss"]',
+        )
     names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     unknown = [name for name in names if name != "loss" and name not in _METRICS]
     if unknown:

@@ -60,9 +60,14 @@ class TensorLoader:
             raise ArgumentError(
                 f"TensorLoader was given tensors of {', '.join(map(str, counts))} samples",
                 expected="as many samples in each, along the first axis",
+                fix="see which of them has another order of axes, or lacks samples",
             )
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ArgumentError(f"TensorLoader was given batch_size={batch_size!r}", expected="an integer of 1 or more")
+            raise ArgumentError(
+                f"TensorLoader was given batch_size={batch_size!r}",
+                expected="an integer of 1 or more",
+                fix="for example batch_size=32",
+            )
         self.tensors = tensors if device is None else tuple(tensor.to(as_device(device)) for tensor in tensors)
         self.batch_size = batch_size
         self.shuffle = shuffle

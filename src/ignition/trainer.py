@@ -30,7 +30,7 @@ from ignition.history import History
 from ignition.precision import autocasting, check_precision
 from ignition.progress import Progress
 from ignition.rng import check_seed
-from ignition.signature import Signature, check_names
+from ignition.signature import TRAINER_CALL, Signature, check_names
 from ignition.snapshot import apply, capture
 from ignition.training import Training
 from ignition.transfer import transferred
@@ -121,9 +121,9 @@ class Trainer(Generic[Model]):
 
         self.compile = check_compile(compile)
         self._model = model
-        self.optimizer = optimizer
+        self._optimizer = optimizer
         self._train_fn, self._eval_fn = train_fn, eval_fn
-        self._train_loader, self.test_loader = train_loader, test_loader
+        self._train_loader, self._test_loader = train_loader, test_loader
         self.batch_axis = batch_axis
         self.state: dict[str, Any] = {}
         self.history = History()
@@ -137,8 +137,6 @@ class Trainer(Generic[Model]):
         measure_signature = None if eval_fn is None else self._read(eval_fn, "eval_fn")
         move_model(model, optimizer, self.device)
         self.training = Training(self, train_signature, measure_signature, self.device, Progress(progress), rules)
-
-    # What can be read and set
 
     @property
     def model(self) -> Model:
@@ -186,10 +184,7 @@ class Trainer(Generic[Model]):
         return self.training.position.step - self.training.position.skipped
 
     def updated(self, optimizer: Any = None) -> bool:
-        """Whether an optimizer (or, by default, any) changed its parameters in the last step.
-
-        Known in a fit whose callbacks ask for it by their ``needs_updates``.
-        """
+        """Whether an optimizer, by default any, really stepped last; known where a callback ``needs_updates``."""
         window = self.training.window
         return window is not None and any(optimizer is None or one is optimizer for one in window.updated)
 
@@ -209,10 +204,7 @@ class Trainer(Generic[Model]):
 
     @property
     def hyper(self) -> dict[str, Any]:
-        """The hyperparameters: `train_fn` receives all of them by name, `eval_fn` those that it names.
-
-        Setting it takes a copy. Callbacks and functions may change it at any time.
-        """
+        """The hyperparameters: `train_fn` receives all of them by name, `eval_fn` those that it names."""
         return self._hyper
 
     @hyper.setter
@@ -234,14 +226,35 @@ class Trainer(Generic[Model]):
 
     @property
     def train_loader(self) -> Iterable[Any]:
-        """What is trained on. Setting it gives up an epoch that a fit left open."""
+        """What is trained on. Setting it gives up an epoch left open; inside a fit the next epoch reads it."""
         return self._train_loader
 
     @train_loader.setter
     def train_loader(self, loader: Iterable[Any]) -> None:
-        check_loader(loader, "train_loader")
-        self.training.drop_pass()
+        check_loader(loader, "train_loader", "set it to a DataLoader, or to a list of batches")
+        if not self.training.is_fitting:
+            self.training.drop_pass()
         self._train_loader = loader
+
+    @property
+    def test_loader(self) -> Iterable[Any] | None:
+        """What is evaluated on."""
+        return self._test_loader
+
+    @test_loader.setter
+    def test_loader(self, loader: Iterable[Any]) -> None:
+        check_loader(loader, "test_loader", "set it to a DataLoader, or to a list of batches")
+        self._test_loader = loader
+
+    @property
+    def optimizer(self) -> Any:
+        """The optimizer or optimizers that `train_fn` steps; another may be set between fits."""
+        return self._optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: Any) -> None:
+        check_model_and_optimizer(self.model, optimizer)
+        self._optimizer = optimizer
 
     def on(self, event: str) -> Callable[[F], F]:
         """A decorator that has a plain function called at an event: ``function(trainer)``.
@@ -332,7 +345,7 @@ class Trainer(Generic[Model]):
             CheckpointError: If it is broken, or that of another model, optimizer or data set.
         """
         if self.training.is_fitting:
-            raise ArgumentError("load was called inside a fit", expected="a Trainer that is not training")
+            raise ArgumentError("load was called inside a fit", "a Trainer that is not training", "call it before fit")
         apply(self.training, read(Path(path)), str(path))
 
     def stop(self, reason: str) -> None:
@@ -367,18 +380,18 @@ class Trainer(Generic[Model]):
                 fix="make it with Trainer(model, optimizer, train_fn, train_loader, eval_fn, test_loader), "
                 "or call evaluate(model, eval_fn, loader)",
             )
-        check_loader(loader, "loader")
+        check_loader(loader, "loader", "check the order: trainer.evaluate(loader)")
         check_count(max_steps, "max_steps")
         return loop.measure(training, loader, max_steps)
 
     def predict(self, pred_fn: PredictFn, loader: Iterable[Any]) -> Any:
         """What the model predicts for the data of a loader; see `ignition.predict`."""
-        signature = self._read(pred_fn, "pred_fn")
-        check_loader(loader, "loader")
+        signature = self._read(pred_fn, "pred_fn", "trainer.predict(pred_fn, loader)")
+        check_loader(loader, "loader", "check the order: trainer.predict(pred_fn, loader)")
         return loop.predict_with(self.training, signature, loader)
 
-    def _read(self, function: Any, role: str) -> Signature:
+    def _read(self, function: Any, role: str, call: str = TRAINER_CALL) -> Signature:
         """What a function takes; when it is called, it is under the Trainer's precision."""
-        signature = Signature(function, role)
+        signature = Signature(function, role, call)
         signature.function = autocasting(signature.function, self._precision, self.device)
         return signature

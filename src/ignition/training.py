@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
-import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
@@ -14,16 +12,18 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from ignition import rng
-from ignition.data import iterate, keeps_place, length_of, rekeyed
+from ignition.data import iterate, keeps_place, length_of, rekeyed, sure_length
 from ignition.events import Events
 from ignition.first_step import check_first_step
 from ignition.goal import Goal
 from ignition.means import Means
 from ignition.optimizers import learning_rates
-from ignition.passes import Pass, looking_ahead
+from ignition.passes import Pass, begun_anew, looking_ahead
 from ignition.position import Position
 from ignition.progress import Progress
-from ignition.signature import Signature
+from ignition.records import plain_values
+from ignition.signals import end_as
+from ignition.signature import Signature, check_names
 from ignition.structure import like, named
 from ignition.window import UpdateRules, Window
 
@@ -84,16 +84,17 @@ class Training:
         self.is_fitting = False
         self.has_begun = False  # whether the running fit has come to the loop
         self.signal: int | None = None
+        self.paused = self.ended_in_order = False
+        self.met: tuple[Signature, int] | None = None  # what the eval function has been tried on
         self.steps_unchecked = True
         self.has_run = False  # whether this fit has used up anything of an open pass
         self.step_dependents: list[str] = []
         self._savers: list[Callable[[Any], None]] = []
         self._keyed: dict[str, tuple[Any, Any]] = {}
         self._scales: dict[str, Any] = {}
+        self._at_an_end = False  # whether a loader that keeps its place was put back at an epoch's end
         self._seconds = 0.0
         self._since: float | None = None
-
-    # Where the training is
 
     @property
     def epochs_ended(self) -> int:
@@ -149,6 +150,7 @@ class Training:
         self.has_run = self.open_pass is None
         self.window = None
         self.signal = None
+        self.paused = self.ended_in_order = False
         self.has_begun = True
         self._savers = list(savers)
         if watched or self.rules.described():
@@ -165,19 +167,26 @@ class Training:
             self.progress.end()
         if self.trainer.stop_reason is not None:
             self.progress.say(f"stopped after step {self.position.step}: {self.trainer.stop_reason}")
+        if self.position.step and not len(self.trainer.history) and self.trainer.exception is None:
+            self.progress.say(
+                f"no record yet: the fit ended inside epoch {self.position.epoch}; fit(..., eval_every=...) writes one "
+                "every so many steps"
+            )
         self._seconds, self._since = self.elapsed(), None
         self._scales = self.scales()
         self.has_begun = False
         if self.window is not None:
             self.window.detach()
-        if self.trainer.exception is not None and self.has_run and self.signal is None:
+        if self.trainer.exception is not None and self.has_run and not self.ended_in_order:
             self.drop_pass()
         self.events = Events(self.trainer, (), ())
 
     def pause(self) -> None:
-        """Has the running pass end after the current step, and come to a save point."""
-        if self.open_pass is not None:
-            self.open_pass.stopped = True
+        """Has training come to a save point after the current step. Safe in any thread."""
+        self.paused = True
+        this = self.open_pass
+        if this is not None:
+            this.stopped = True
 
     def interrupt(self, number: int) -> None:
         """Has training and evaluation end at the next place from which they can go on. Safe in a signal handler."""
@@ -186,10 +195,9 @@ class Training:
             if this is not None:
                 this.stopped = True
 
-    def clear_pause(self, this: Pass) -> None:
-        """Lets a pass that was ended for a save point go on; not where a signal came."""
-        this.stopped = False
-        if self.signal is not None:  # asked after, so that one that comes meanwhile is not lost
+    def heed_pause(self, this: Pass) -> None:
+        """Has a pass that goes on end after a step, if that was asked for while none was running."""
+        if self.paused or self.signal is not None:
             this.stopped = True
 
     @contextmanager
@@ -205,26 +213,32 @@ class Training:
         def begin(this: Pass) -> None:
             running.append(this)
             self.evaluating = this if due else None
+            if due and self.signal is not None:  # it came before, or between two averaged models
+                this.stopped = True
 
         try:
             yield begin
         finally:
             self.evaluating = None
-        if due and running and running[0].stopped:
+        if self.pending is not None and running and running[0].stopped:
+            rng.restore(self.pending["generators"])  # what it drew, it draws again
             raise EvaluationStopped
 
     def save_point(self) -> None:
         """Between two steps: checkpoints are written here, and here the training ends for a signal."""
+        asked, self.paused = self.signal, False  # before the savers look: what comes later stays for the next time
+        if self.open_pass is not None:
+            self.open_pass.stopped = False
         for save in self._savers:
             save(self.trainer)
-        self.end_for_signal()
+        if asked is not None:
+            self.end_for_signal()
 
     def end_for_signal(self) -> None:
         """Ends the process as the signal would have, if one came: 128 + its number is the exit status."""
-        if self.signal == signal.SIGINT:
-            raise KeyboardInterrupt
         if self.signal is not None:
-            raise SystemExit(128 + self.signal)
+            self.ended_in_order = True
+            end_as(self.signal)
 
     # Epochs
 
@@ -281,17 +295,21 @@ class Training:
     def _read(self, this: Pass) -> None:
         """Opens the loader where the position is."""
         loader, start = self.trainer.train_loader, self.position.batch
-        this.length = length_of(loader)
+        this.total, this.length = length_of(loader), sure_length(loader)
         asked = perf_counter()
         source = self.source("train", loader)
         if start and keeps_place(loader) is not None:
             batches: Iterator[Any] = iter(loader)  # it has been put there by its state
+        elif self._at_an_end:
+            batches = begun_anew(loader)
         else:
             batches = iterate(source, self.position.epoch, start)  # starts its workers
+        self._at_an_end = False
         this.data_seconds += perf_counter() - asked
-        if self.rules.accumulate > 1 and this.length is None and isinstance(loader, DataLoader):
+        stream = isinstance(loader, DataLoader) and keeps_place(loader) is None
+        if self.rules.accumulate > 1 and this.length is None and stream:
             # So that the epoch's last window is known by its last batch. Not for any iterable: an environment would
-            # have to go a step ahead of the function.
+            # have to go a step ahead of the function, and so would what keeps its place.
             batches = looking_ahead(this, batches)
         this.batches = batches
 
@@ -313,8 +331,6 @@ class Training:
         train = {f"train_{name}": value for name, value in self.means.compute().items()}
         self.means.reset()
         self.pending = {"epoch_ended": epoch_ended, "train": train}
-        if self._savers:  # what the evaluation draws, it draws again when it is begun anew
-            self.pending["generators"] = rng.capture()
 
     def write_record(self, goal: Goal) -> None:
         """Evaluates, and writes the row of history that is due.
@@ -327,10 +343,13 @@ class Training:
         trainer, record = self.trainer, dict(self.pending["train"])
         if self.signal is not None:
             raise EvaluationStopped
+        if self._savers:  # where the evaluation begins, once more if it has to begin anew
+            self.pending["generators"] = rng.capture()
         if trainer.eval_fn is not None:
             evaluated = trainer.evaluate(max_steps=goal.max_eval_steps)
             record |= {f"val_{name}": value for name, value in evaluated.items()}
-        record |= learning_rates(trainer.optimizer) | _plain(trainer.hyper) | self._take_seconds()
+        record |= learning_rates(trainer.optimizer) | plain_values(trainer.hyper) | self._take_seconds()
+        check_names(trainer.hyper)  # a callback may have added to them
         row = {"epoch": self.position.epoch, "step": self.position.step, **record}
         trainer.history.append(row, epoch_ended=self.pending["epoch_ended"])
         self.pending = None
@@ -358,16 +377,6 @@ class Training:
         """The scales of the losses, by the optimizers' names."""
         return self._scales if self.window is None else self.window.state_dict()
 
-    def generators(self) -> dict[str, Any]:
-        """The states of all generators: those from before an evaluation that is to be begun anew."""
-        kept = None if self.pending is None else self.pending.get("generators")
-        return rng.capture() if kept is None else kept
-
-    def loader_state(self) -> Any:
-        """The state of a train loader that keeps its place by itself, inside an epoch."""
-        stateful = keeps_place(self.trainer.train_loader)
-        return None if stateful is None or self.open_pass is None else stateful.state_dict()
-
     def restore(self, state: Mapping[str, Any], scales: dict[str, Any], loader_state: Any) -> None:
         """Goes where a checkpoint was taken; the generators are put back after it."""
         for name, value in state["position"].items():
@@ -380,21 +389,12 @@ class Training:
         self.means.load_state_dict(state["means"])
         self.pending = state["pending"]
         self.open_pass = None
+        stateful = keeps_place(self.trainer.train_loader)
+        if stateful is not None:
+            stateful.load_state_dict(loader_state)
+        ended = not state["open"] or (self.pending is not None and self.pending["epoch_ended"])
+        self._at_an_end = ended and stateful is not None
         if state["open"]:
             self.open_pass = self._new_pass()
-            stateful = keeps_place(self.trainer.train_loader)
-            if stateful is not None:
-                stateful.load_state_dict(loader_state)
-            if self.pending is None or not self.pending["epoch_ended"]:
+            if not ended:
                 self._read(self.open_pass)
-
-
-def _plain(hyper: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyperparameters that can be entries of history: plain values, and tensors of one element as numbers."""
-    plain: dict[str, Any] = {}
-    for name, value in hyper.items():
-        if isinstance(value, torch.Tensor) and value.numel() == 1:
-            value = value.item()  # once a record: waits where it is on an accelerator
-        if isinstance(value, (numbers.Real, str)) or value is None:  # numpy's numbers are Real too
-            plain[name] = value
-    return plain

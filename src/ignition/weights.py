@@ -59,7 +59,11 @@ def restore_weights(models: Any, weights: Weights) -> None:
     """
     modules = named(models)
     if modules.keys() != weights.keys():
-        raise ArgumentError(f"weights of the models {_listed(weights)}", f"weights of {_listed(modules)}")
+        raise ArgumentError(
+            f"weights of the models {_listed(weights)}",
+            f"weights of {_listed(modules)}",
+            "use the same structure of models, under the same names, as when the weights were copied",
+        )
     for name, model in modules.items():
         _plain(model).load_state_dict(weights[name])
 
@@ -77,7 +81,11 @@ def check_weights(models: Any, ending: str) -> None:
             if a name of several models is empty or has a dot.
     """
     if ending not in ENDINGS:
-        raise ArgumentError(f"weights in a file that ends in {ending!r}", f"one of {', '.join(ENDINGS)}")
+        raise ArgumentError(
+            f"weights in a file that ends in {ending!r}",
+            f"one of {', '.join(ENDINGS)}",
+            f"name the file with one of these, such as model{ENDINGS[0]}",
+        )
     names = [*named(models)]
     if ending == ".safetensors" and names != [""]:
         for name in names:

@@ -97,7 +97,6 @@ class Window:
 
     def attach(self) -> None:
         """Hooks into the optimizers' steps, for the length of a fit."""
-        self._forget()
         for optimizer in self._optimizers:
             self._hooks.append(optimizer.register_step_pre_hook(self._before_step))
             self._hooks.append(optimizer.register_step_post_hook(self._after_step))
@@ -107,7 +106,9 @@ class Window:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        self._forget()
+        self._gathered.clear()
+        self._called.clear()
+        self._index = 0
 
     def begin_batch(self, weight: float | None, last: bool) -> None:
         """Says what the batch weighs by itself, and whether it is known to be the epoch's last."""
@@ -308,11 +309,6 @@ class Window:
         if name not in self._scalers:
             self._scalers[name] = GradScaler(self._device.type)
         return self._scalers[name]
-
-    def _forget(self) -> None:
-        self._gathered.clear()
-        self._called.clear()
-        self._index = 0
 
     def _described(self, optimizer: Optimizer) -> str:
         name = self._names.get(id(optimizer))

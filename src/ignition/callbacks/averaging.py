@@ -154,6 +154,9 @@ class SWA(Callback):
                     "pass SWA(..., forward=function), which is called as forward(models, *batch)",
                 )
         self._average.prepare(trainer)
+
+    def on_train_begin(self, trainer: Trainer[Any]) -> None:
+        """Has the average wait for its statistics."""
         self._ready = False
 
     def on_epoch_end(self, trainer: Trainer[Any]) -> None:
@@ -187,12 +190,13 @@ class SWA(Callback):
         return self._average.models("swa") if self._ready else {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The average so far."""
-        return {"average": self._average.state_dict()}
+        """The average so far, and whether it has its statistics."""
+        return {"average": self._average.state_dict(), "ready": self._ready}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` returned."""
         self._average.load_state_dict(state["average"])
+        self._ready = bool(state["ready"])
 
 
 class _Average:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor
-
 from ignition import checkpoint
+from ignition.background import Writer
 from ignition.callbacks.base import Callback
 from ignition.callbacks.saving import mode_of
 from ignition.callbacks.schedule import positive_count
@@ -81,10 +78,22 @@ class Checkpoint(Callback):
         best: str | None = None,
         mode: Mode | None = None,
     ) -> None:
-        if not isinstance(folder, (str, os.PathLike)) or not os.fspath(folder):
-            raise ArgumentError(f"Checkpoint got {folder!r} as its folder", "the path of a folder")
+        if (
+            not isinstance(folder, (str, os.PathLike))
+            or not isinstance(os.fspath(folder), str)
+            or not os.fspath(folder)
+        ):
+            raise ArgumentError(
+                f"Checkpoint got {folder!r} as its folder",
+                "the path of a folder",
+                "for example Checkpoint('runs/digits')",
+            )
         if mode is not None and best is None:
-            raise ArgumentError(f"mode={mode!r} without best", "the metric it is about: best='val_acc'")
+            raise ArgumentError(
+                f"mode={mode!r} without best",
+                "the metric it is about: best='val_acc'",
+                "pass best= too, or leave mode= out",
+            )
         self.folder = Path(folder)
         self.every = every
         self.keep = positive_count("keep of Checkpoint", keep)
@@ -102,7 +111,7 @@ class Checkpoint(Callback):
         self.best_value: float | None = None
         self._lock: FolderLock | None = None
         self._signals: Signals | None = None
-        self._writer = _Writer()
+        self._writer = Writer()
         self._newest: tuple[Path, Content] | None = None  # what a resumed script has still to come to
         self._trainer: Any = None
         self._saved: tuple[Any, ...] = ()
@@ -131,10 +140,16 @@ class Checkpoint(Callback):
                 checkpoint.sweep(self.folder)
                 self._look_for_newest(resume)
                 self._trainer = trainer
+                self.last_path = self.best_path = self.best_value = None  # of a Trainer before this one
+                self._saved = ()
             return self._catch_up(trainer)
         except BaseException:
             self.release()
             raise
+
+    def goes_on(self, trainer: Trainer[Any]) -> bool:
+        """Whether the Trainer's last fit was under this Checkpoint and came to no end: Ctrl-C, or an error."""
+        return self._trainer is trainer and trainer.training.fit.get("ended") is False
 
     def release(self) -> None:
         """Lets others have the folder."""
@@ -155,6 +170,8 @@ class Checkpoint(Callback):
             try:
                 self._newest = (path, checkpoint.read(path))
                 return
+            except checkpoint.OtherVersion:
+                raise  # it may be whole: begun anew, the training would be lost in silence
             except CheckpointError as error:
                 kept = path.with_name(f"broken-{path.name}")  # out of the way of those that are to come
                 checkpoint.remove(kept) if kept.exists() else None
@@ -170,20 +187,19 @@ class Checkpoint(Callback):
             self._newest = None
             return False
         if fit["number"] > number:
-            ends = [one for one in self._paths() if one.name.endswith("-end") and _fit_of(one) == number]
+            ends = [one for one in self._paths() if _is_end(one) and _fit_of(one) == number]
             if not ends:
                 raise CheckpointError(
-                    f"{self.folder} has no checkpoint of the end of fit {number}, which was finished",
-                    expected="that of each fit's end, which is kept",
-                    fix="begin anew in another folder",
+                    f"{self.folder} has no checkpoint of the end of fit {number}, and has some of fit {fit['number']}",
+                    expected="a script that comes to its fits in the order in which they were run, and those that "
+                    "each fit's end has left",
+                    fix=f'go on with trainer.load("{path}"), or begin anew in another folder',
                 )
             path, content = ends[-1], checkpoint.read(ends[-1])
         apply(trainer.training, content, str(path))
         self.last_path = path
         self._saved = self._place(trainer)
         self._epochs, self._recorded = trainer.history.epochs, len(trainer.history)
-        if fit["number"] == number:
-            self._newest = None
         return bool(content.state["fit"]["ended"])
 
     def is_beyond(self, number: int) -> bool:
@@ -194,6 +210,7 @@ class Checkpoint(Callback):
 
     def on_train_begin(self, trainer: Trainer[Any]) -> None:
         """Takes over the signals."""
+        self._newest = None  # not before: a fit that fails until here can be called once more
         self._signals = Signals(trainer.training.interrupt)
         self._epochs, self._recorded = trainer.history.epochs, len(trainer.history)
         self._clock = time.monotonic()
@@ -217,26 +234,28 @@ class Checkpoint(Callback):
     def on_train_end(self, trainer: Trainer[Any]) -> None:
         """Writes the checkpoint of the fit's end, gives the signals back, and waits until all is on the disk."""
         try:
-            if trainer.exception is None:
+            # Where a callback could not do its part, the fit's end is to be gone through once more.
+            if trainer.exception is None and not trainer.training.events.raised:
                 self._writer.raise_failure()
                 improved = self._improves(trainer)
                 trainer.training.fit |= {"ended": True, "stop_reason": trainer.stop_reason}
                 self._save(trainer, "-end", improved)
             self._writer.finish()
         finally:
+            self._writer.free()
             if self._signals is not None:
                 self._signals.restore()
             self.release()
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far, and the name of its checkpoint."""
-        return {
-            "best_value": self.best_value,
-            "best_name": None if self.best_path is None else self.best_path.name,
-        }
+        """The best value so far, what it is a value of, and the name of its checkpoint."""
+        name = None if self.best_path is None else self.best_path.name
+        return {"best": self.best, "mode": self.mode, "best_value": self.best_value, "best_name": name}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` returned."""
+        """Takes back what `state_dict` returned; of another metric nothing is best so far."""
+        if (state["best"], state["mode"]) != (self.best, self.mode):
+            state = {"best_value": None, "best_name": None}
         self.best_value = state["best_value"]
         self.best_path = None if state["best_name"] is None else self.folder / state["best_name"]
 
@@ -263,23 +282,31 @@ class Checkpoint(Callback):
         )
 
     def _save(self, trainer: Trainer[Any], ending: str, improved: bool) -> None:
-        path = self.folder / f"fit-{trainer.training.fit['number']:03d}-step-{trainer.step:09d}{ending}"
-        if improved and self.best is not None:
-            self.best_value, self.best_path = trainer.history.latest(self.best), path
         self._writer.finish()  # the copies' memory is used again
-        content = capture(trainer.training, self._writer.copy)
+        path = self.folder / f"fit-{trainer.training.fit['number']:03d}-step-{trainer.step:09d}{ending}"
+        best = self.best_value, self.best_path
+        if improved and self.best is not None:
+            self.best_value, self.best_path = trainer.history.latest(self.best), path  # part of what is saved
+        try:
+            content = capture(trainer.training, self._writer.copy)
+        except BaseException:
+            self.best_value, self.best_path = best
+            raise
         if self.best is not None:
             content.state["best"] = {"metric": self.best, "value": self.best_value} if improved else None
         self._saved, self._clock = self._place(trainer), time.monotonic()
-        self._writer.start(lambda: self._write(path, content), trainer.training.pause)
+        self._writer.start(lambda: self._write(path, content, best), trainer.training.pause)
 
-    def _write(self, path: Path, content: Content) -> None:
+    def _write(self, path: Path, content: Content, best: tuple[float | None, Path | None]) -> None:
         """On the thread: the new one is whole before an old one goes."""
-        checkpoint.write(path, content)
+        try:
+            checkpoint.write(path, content)
+        except BaseException:
+            self.best_value, self.best_path = best  # the one that is on the disk
+            raise
         self.last_path = path
         paths = self._paths()
-        ends = {one for one in paths if one.name.endswith("-end")}
-        kept = {*paths[-self.keep :], *ends, self.best_path, path}
+        kept = {*paths[-self.keep :], *filter(_is_end, paths), self.best_path, path}
         for one in paths:
             if one not in kept:
                 checkpoint.remove(one)
@@ -293,53 +320,13 @@ class Checkpoint(Callback):
         return [path for _, path in found]
 
 
-class _Writer:
-    """Runs one job at a time on a thread, out of memory of its own."""
-
-    def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
-        self._copies: dict[str, Tensor] = {}
-
-    def copy(self, name: str, tensor: Tensor) -> Tensor:
-        """A copy on the CPU; its memory is used again for the next copy of that name."""
-        kept = self._copies.get(name)
-        if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
-            kept = self._copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
-        kept.copy_(tensor)  # waits for an accelerator
-        return kept
-
-    def start(self, job: Any, wake: Any) -> None:
-        """Runs `job`; calls `wake` if it fails."""
-
-        def run() -> None:
-            try:
-                job()
-            except BaseException as error:
-                self._failure = error
-                wake()
-
-        self._thread = threading.Thread(target=run, name="ignition-checkpoint")
-        self._thread.start()
-
-    def finish(self) -> None:
-        """Waits until nothing is being written, and raises what went wrong."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        self.raise_failure()
-
-    def raise_failure(self) -> None:
-        """Raises what went wrong since it was last asked."""
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise CheckpointError(
-                f"a checkpoint could not be written: {failure}",
-                expected="a folder on a disk with room, which may be written to",
-                fix="make room or mend the folder, and go on with fit(..., resume=True)",
-            ) from failure
-
-
 def _fit_of(path: Path) -> int:
+    """The number of the fit in a checkpoint's name."""
     match = _NAME.fullmatch(path.name)
-    return int(match[1]) if match else 0
+    return 0 if match is None else int(match[1])
+
+
+def _is_end(path: Path) -> bool:
+    """Whether a checkpoint is that of a fit's end."""
+    match = _NAME.fullmatch(path.name)
+    return match is not None and match[3] is not None

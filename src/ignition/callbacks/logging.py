@@ -48,7 +48,11 @@ class CSVLogger(Callback):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
-            raise ArgumentError(f"CSVLogger got a {type(path).__name__} as its path", "the path of a file")
+            raise ArgumentError(
+                f"CSVLogger got a {type(path).__name__} as its path",
+                "the path of a file",
+                "for example CSVLogger('runs/history.csv')",
+            )
         self.path = Path(path)
         self._columns: tuple[str, ...] | None = None  # of the file, None where it is not known to be whole
         self._lines = 0
@@ -63,7 +67,11 @@ class CSVLogger(Callback):
         self._columns, self._lines = None, 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.is_dir():
-            raise ArgumentError(f"CSVLogger got {os.fspath(self.path)!r}, which is a folder", "the path of a file")
+            raise ArgumentError(
+                f"CSVLogger got {os.fspath(self.path)!r}, which is a folder",
+                "the path of a file",
+                f"name a file in it: {os.path.join(self.path, 'history.csv')!r}",
+            )
         if len(trainer.history):
             self._write_all(trainer.history)
 

@@ -65,9 +65,17 @@ class LRSchedule(Callback):
             )
         kind = type(torch_scheduler).__name__
         if every not in ("epoch", "step", "record"):
-            raise ArgumentError(f"LRSchedule({kind}) got every={every!r}", "'epoch', 'step' or 'record'")
+            raise ArgumentError(
+                f"LRSchedule({kind}) got every={every!r}",
+                "'epoch', 'step' or 'record'",
+                "every='epoch' is the default; pass every='step' for a scheduler that counts batches",
+            )
         if monitor is not None and (not isinstance(monitor, str) or not monitor):
-            raise ArgumentError(f"LRSchedule({kind}) got monitor={monitor!r}", "a column of history: 'val_loss'")
+            raise ArgumentError(
+                f"LRSchedule({kind}) got monitor={monitor!r}",
+                "a column of history: 'val_loss'",
+                "pass monitor='val_loss', for example, or leave it out",
+            )
         # `epoch` is the old way to say where the scheduler is; whatever else `step` takes is the metric.
         metrics = [each for each in inspect.signature(torch_scheduler.step).parameters.values() if each.name != "epoch"]
         if monitor is None and any(
@@ -88,6 +96,7 @@ class LRSchedule(Callback):
             raise ArgumentError(
                 f"LRSchedule({kind}) got monitor={monitor!r} with every='step', and there is no record at each step",
                 "every='epoch' or every='record'",
+                "pass every='epoch', or every='record' with fit(eval_every=...) for more than one tick an epoch",
             )
         self.scheduler = torch_scheduler
         self.every = every

@@ -72,7 +72,11 @@ class SaveModel(Callback):
         self.every = positive_count("every of SaveModel", every)
         if best is None:
             if mode is not None:
-                raise ArgumentError(f"mode={mode!r} without best", "the metric it is about: best='val_acc'")
+                raise ArgumentError(
+                    f"mode={mode!r} without best",
+                    "the metric it is about: best='val_acc'",
+                    "pass best= too, or leave mode= out",
+                )
             self.mode = None
         else:
             self.mode = mode_of(best, mode)
@@ -164,7 +168,11 @@ def mode_of(metric: Any, mode: Any) -> Mode:
         ('max', 'min')
     """
     if not isinstance(metric, str) or not metric:
-        raise ArgumentError(f"{metric!r:.60} as the name of a metric", "a column of history, such as 'val_loss'")
+        raise ArgumentError(
+            f"{metric!r:.60} as the name of a metric",
+            "a column of history, such as 'val_loss'",
+            "pass it as history has it: what eval_fn returns as 'loss' is 'val_loss'",
+        )
     if mode is not None:
         check_mode(mode)
     found: Mode | None = mode or direction(metric)
@@ -180,28 +188,39 @@ def mode_of(metric: Any, mode: Any) -> Mode:
 def _checked_filename(filename: Any) -> str:
     text = os.fspath(filename) if isinstance(filename, (str, os.PathLike)) else None
     if not isinstance(text, str):
-        raise ArgumentError(f"SaveModel got a {type(filename).__name__} as its file name", "a path")
+        raise ArgumentError(
+            f"SaveModel got a {type(filename).__name__} as its file name",
+            "a path",
+            "for example SaveModel('runs/best.pt')",
+        )
+    _parsed(text)  # what is malformed makes no good example either
     ending = Path(text).suffix
     if ending not in ENDINGS:
         stem = text if "}" in ending else text.removesuffix(ending)
+        is_folder = text.endswith(("/", os.sep)) or not Path(stem).name.strip(".")
+        example = os.path.join(stem, "model.pt") if is_folder else stem + ".pt"
         raise ArgumentError(
             f"SaveModel got the file name {text!r}",
             f"a name that ends in {' or '.join(ENDINGS)}",
-            f"for example {stem + '.pt'!r}" if Path(stem).name.strip(".") else None,
+            f"for example {example!r}",
         )
     return text
 
 
-def _parts(filename: str) -> list[tuple[str, str | None, str]]:
-    """A file name as ``(text, placeholder or None, format)``; the placeholders are plain names, never looked up in."""
+def _parsed(filename: str) -> list[tuple[str, str | None, str | None, str | None]]:
     try:
-        parts = list(Formatter().parse(filename))
+        return list(Formatter().parse(filename))
     except ValueError as error:
         raise ArgumentError(
             f"the file name {filename!r} is malformed: {error}",
             "placeholders such as {epoch} or {val_acc:.3f}",
-            "write a brace that is part of the name twice: {{ or }}",
+            "close each placeholder with }, and write a brace that is part of the name twice: {{ or }}",
         ) from None
+
+
+def _parts(filename: str) -> list[tuple[str, str | None, str]]:
+    """A file name as ``(text, placeholder or None, format)``; the placeholders are plain names, never looked up in."""
+    parts = _parsed(filename)
     for _, name, spec, conversion in parts:
         if name is None:
             continue
@@ -211,6 +230,7 @@ def _parts(filename: str) -> list[tuple[str, str | None, str]]:
             raise ArgumentError(
                 f"the file name {filename!r} has the placeholder {{{shown}}}",
                 "the name of a column with an optional format, such as {val_acc:.3f}",
+                "name the column plainly; a brace that is part of the file name is written twice: {{ or }}",
             )
         if _known(name):
             _check_format(filename, name, spec or "", 1 if name in _COUNTS else 0.5)
@@ -240,6 +260,7 @@ def _check_format(filename: str, name: str, spec: str, value: Any) -> None:
         raise ArgumentError(
             f"the file name {filename!r} has the placeholder {{{name}:{spec}}}: {error}",
             f"a format for {'a whole number' if name in _COUNTS else f'a {type(value).__name__}'}",
+            f"for example {{{name}{':03d' if name in _COUNTS else ':.3f' if isinstance(value, float) else ''}}}",
         ) from None
 
 

@@ -71,23 +71,33 @@ class Schedule(Callback):
     ) -> None:
         if not isinstance(name, str) or not name.strip():
             raise ArgumentError(
-                f"{type(self).__name__} got {name!r} as its name", "what it moves, as text: 'lr', or a hyperparameter"
+                f"{type(self).__name__} got {name!r} as its name",
+                "what it moves, as text: 'lr', or a hyperparameter",
+                f'write the name first: {type(self).__name__}("lr", ...)',
             )
         if not callable(fn):
             raise ArgumentError(
                 f"{type(self).__name__}({name!r}) got {fn!r} as its function",
                 "a function from the number of the epoch or step to the value",
+                f"for example Schedule({name!r}, lambda epoch: 0.1 / epoch)",
             )
         if every not in ("epoch", "step"):
-            raise ArgumentError(f"{type(self).__name__}({name!r}) got every={every!r}", "'epoch' or 'step'")
+            raise ArgumentError(
+                f"{type(self).__name__}({name!r}) got every={every!r}",
+                "'epoch' or 'step'",
+                "leave it out for 'epoch', or pass every='step'",
+            )
         if optimizer is not None and (isinstance(optimizer, bool) or not isinstance(optimizer, (str, int))):
             raise ArgumentError(
                 f"{type(self).__name__}({name!r}) got a {type(optimizer).__name__} as optimizer=",
                 "the optimizer's name in the Trainer's dict, or its place in the Trainer's list",
+                "leave it out where the Trainer has one optimizer; else pass for example optimizer='G' or optimizer=0",
             )
         if group is not None and (isinstance(group, bool) or not isinstance(group, int) or group < 0):
             raise ArgumentError(
-                f"{type(self).__name__}({name!r}) got group={group!r}", "the index of a parameter group, 0 or more"
+                f"{type(self).__name__}({name!r}) got group={group!r}",
+                "the index of a parameter group, 0 or more",
+                "pass group=0 for the first, or leave it out to move all groups",
             )
         self.name = name
         self.fn = fn
@@ -221,6 +231,7 @@ class Schedule(Callback):
                 raise ArgumentError(
                     f"{self!r} got optimizer={self.optimizer!r}",
                     f"one of the Trainer's, which has {_listed(optimizers)}",
+                    _to_choose(optimizers),
                 )
             return str(self.optimizer)
         if self.group is None:
@@ -234,6 +245,7 @@ class Schedule(Callback):
             raise ArgumentError(
                 f"{self!r} moves a value of the optimizer, and the Trainer has {_listed(optimizers)}",
                 "exactly one, or optimizer= to choose among them",
+                _to_choose(optimizers),
             )
         return next(iter(optimizers))
 
@@ -244,6 +256,7 @@ class Schedule(Callback):
                 raise ArgumentError(
                     f"{self!r} got group={self.group}",
                     f"0 to {len(groups) - 1}: {type(optimizer).__name__} has so many",
+                    "pass one of these, or leave group= out to move all of them",
                 )
             groups = [groups[self.group]]
         if not all(_is_number(group.get(self.name)) for group in groups):
@@ -251,6 +264,7 @@ class Schedule(Callback):
             raise ArgumentError(
                 f"{self!r} moves {self.name!r}, which is no number in the groups of {type(optimizer).__name__}",
                 f"one of {there}",
+                "name one of these; a hyperparameter of that name is set in trainer.hyper, and takes no group=",
             )
         return groups
 
@@ -319,15 +333,21 @@ def bind_schedules(callbacks: Sequence[Callback], trainer: Trainer[Any], paramet
 def finite(what: str, value: Any) -> float:
     """`value` as a float; ArgumentError if it is no finite number."""
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ArgumentError(f"{what} is {value!r}", "a finite number")
+        raise ArgumentError(f"{what} is {value!r}", "a finite number", _as_number(value, "0.1"))
     return float(value)
 
 
 def positive_count(what: str, value: Any) -> int:
     """`value` as an int; ArgumentError if it is no whole number of 1 or more."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ArgumentError(f"{what} is {value!r}", "a whole number, 1 or more")
+        raise ArgumentError(f"{what} is {value!r}", "a whole number, 1 or more", _as_number(value, "10"))
     return int(value)
+
+
+def _as_number(value: Any, example: str) -> str:
+    if isinstance(value, str):
+        return f"write a number without quotes, such as {example}"
+    return "take the number out with .item()" if hasattr(value, "item") else f"pass a number such as {example}"
 
 
 def _reference(shares: list[float]) -> float | None:
@@ -346,6 +366,12 @@ def _listed(optimizers: Collection[str]) -> str:
     if "" in optimizers:
         return "a single optimizer, which needs no name"
     return f"the optimizers {', '.join(map(repr, optimizers))}"
+
+
+def _to_choose(optimizers: Collection[str]) -> str:
+    if not optimizers:
+        return "give the Trainer an optimizer, or put the name into trainer.hyper if it is a hyperparameter"
+    return "leave optimizer= out" if "" in optimizers else f"pass optimizer={next(iter(optimizers))!r}, for example"
 
 
 def _words(target: tuple[str | int, ...]) -> str:

@@ -276,7 +276,7 @@ class StepDecay(Schedule):
         call = f"StepDecay({name!r})"
         start, ratio = finite(f"start_value of {call}", start_value), finite(f"factor of {call}", factor)
         if not 0 < ratio < 1:
-            raise ArgumentError(f"factor of {call} is {factor!r}", "a number between 0 and 1")
+            raise ArgumentError(f"factor of {call} is {factor!r}", "a number between 0 and 1", "for example factor=0.1")
         option, given = _only_one(
             call,
             period_epochs=period_epochs,
@@ -321,7 +321,11 @@ def _half_cosine(start: float, end: float, done: float) -> float:
 def _only_one(call: str, **options: Any) -> tuple[str, Any]:
     given = {option: value for option, value in options.items() if value is not None}
     if len(given) != 1:
-        raise ArgumentError(f"{call} got {' and '.join(given) or 'no length'}", f"exactly one of {', '.join(options)}")
+        raise ArgumentError(
+            f"{call} got {' and '.join(given) or 'no length'}",
+            f"exactly one of {', '.join(options)}",
+            "leave out all but one" if given else f"pass {next(iter(options))}=, to count by epochs",
+        )
     return next(iter(given.items()))
 
 
@@ -336,8 +340,10 @@ def _unit(option: str) -> Literal["epoch", "step"]:
 
 def _rising(what: str, values: Any) -> list[int]:
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence) or not values:
-        raise ArgumentError(f"{what} is {values!r}", "a list of rising whole numbers, 1 or more")
+        raise ArgumentError(
+            f"{what} is {values!r}", "a list of rising whole numbers, 1 or more", "for example [30, 60, 90]"
+        )
     counts = [positive_count(f"one of {what}", value) for value in values]
     if not all(before < after for before, after in pairwise(counts)):
-        raise ArgumentError(f"{what} is {values!r}", "rising whole numbers, none twice")
+        raise ArgumentError(f"{what} is {values!r}", "rising whole numbers, none twice", f"pass {sorted(set(counts))}")
     return counts

@@ -72,7 +72,11 @@ class EarlyStopping(Callback):
         self.patience = positive_count("patience of EarlyStopping", patience)
         self.min_delta = finite("min_delta of EarlyStopping", min_delta)
         if self.min_delta < 0:
-            raise ArgumentError(f"min_delta of EarlyStopping is {min_delta}", "0 or more, also when less is better")
+            raise ArgumentError(
+                f"min_delta of EarlyStopping is {min_delta}",
+                "0 or more, also when less is better",
+                "leave it out for 0, or pass for example min_delta=0.001",
+            )
         self.restore_best = restore_best
         self.waited = 0
         self.best_value: float | None = None
@@ -174,7 +178,9 @@ class TerminateOnNaN(Callback):
             valid = isinstance(names, Collection) and all(isinstance(name, str) and name for name in names)
             if not valid or not names:
                 raise ArgumentError(
-                    f"TerminateOnNaN got metrics={metrics!r:.60}", "names of metrics, such as ['loss'], or None for all"
+                    f"TerminateOnNaN got metrics={metrics!r:.60}",
+                    "names of metrics, such as ['loss'], or None for all",
+                    "pass metrics=['loss'], for example, or leave it out",
                 )
         self.metrics = None if names is None else frozenset(names)
         self._unseen = self.metrics or frozenset()
@@ -216,6 +222,7 @@ class TerminateOnNaN(Callback):
             raise MetricError(
                 f"TerminateOnNaN looks at {', '.join(map(repr, unknown))}, which nobody returns",
                 f"metrics among {', '.join(there) or 'none: the functions returned nothing'}",
+                "name one of these, leave metrics= out to look at all, or return the metric from train_fn or eval_fn",
             )
         self._unseen = frozenset()
 

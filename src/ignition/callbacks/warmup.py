@@ -54,7 +54,11 @@ class Warmup(Schedule):
     ) -> None:
         length, low = positive_count("steps of Warmup", steps), finite("start_factor of Warmup", start_factor)
         if not 0 <= low <= 1:
-            raise ArgumentError(f"start_factor of Warmup is {start_factor!r}", "a number from 0 to 1")
+            raise ArgumentError(
+                f"start_factor of Warmup is {start_factor!r}",
+                "a number from 0 to 1",
+                "leave it out for 0, or pass for example start_factor=0.1",
+            )
         if then is not None:
             if not isinstance(then, Schedule) or isinstance(then, Warmup):
                 raise ArgumentError(
@@ -92,7 +96,11 @@ class Warmup(Schedule):
 
     def _first_of_groups(self, values: list[float]) -> list[float]:
         if self.then is None and not any(values):
-            raise ArgumentError(f"{self!r} warms up {self.name!r} of the optimizer, which is 0", "a value to rise to")
+            raise ArgumentError(
+                f"{self!r} warms up {self.name!r} of the optimizer, which is 0",
+                "a value to rise to",
+                "make the optimizer with the value to rise to, or give a schedule as then=",
+            )
         return super()._first_of_groups(values)
 
     def _first_of_hyper(self, trainer: Trainer[Any]) -> list[float]:
@@ -106,5 +114,9 @@ class Warmup(Schedule):
             )
         value = finite(f"the hyperparameter {self.name!r} of {self!r}", trainer.hyper[self.name])
         if value == 0:
-            raise ArgumentError(f"{self!r} warms up a hyperparameter that is 0", "a value to rise to")
+            raise ArgumentError(
+                f"{self!r} warms up a hyperparameter that is 0",
+                "a value to rise to",
+                f'set trainer.hyper["{self.name}"] to it, or give a schedule as then=',
+            )
         return [value]

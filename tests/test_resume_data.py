@@ -1,0 +1,409 @@
+"""What is read of the data when a run goes on: loaders that keep their place, streams, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import deque
+
+import numpy as np
+import pytest
+import torch
+from resuming import Data, Killed, differences, fingerprint
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+
+from ignition import TensorLoader, Trainer, crossentropy_loss, optimize
+from ignition.callbacks import Checkpoint
+from ignition.data import check_place_kept, iterate
+from ignition.errors import CheckpointError
+
+
+@pytest.fixture(autouse=True)
+def _without_flushing(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+class Stream(IterableDataset):
+    """Samples in an order of its own for each pass, drawn from a generator of its own; tells its place."""
+
+    def __init__(self, samples=22, noisy=True):
+        self.data = Data(samples=samples)
+        self.generator = torch.Generator().manual_seed(2)
+        self.order, self.place, self.noisy = [], 0, noisy
+
+    def __iter__(self):
+        if self.place == len(self.order):
+            self.order = torch.randperm(len(self.data), generator=self.generator).tolist()
+            self.place = 0
+        while self.place < len(self.order):
+            index = self.order[self.place]
+            self.place += 1
+            x, y = self.data[index]
+            yield x + 0.1 * torch.randn(4) * self.noisy, y
+
+    def state_dict(self):
+        return {"generator": self.generator.get_state(), "order": list(self.order), "place": self.place}
+
+    def load_state_dict(self, state):
+        self.generator.set_state(state["generator"])
+        self.order, self.place = list(state["order"]), state["place"]
+
+
+class EndShowing(IterableDataset):
+    """A stream that is put back to its end shows that end once, before it begins anew."""
+
+    def __init__(self):
+        self.data, self.place, self.start = Data(), 0, 0
+
+    def __iter__(self):
+        start, self.start = self.start, 0
+        for place in range(start, len(self.data)):
+            self.place = place + 1
+            x, y = self.data[place]
+            yield x + 0.1 * torch.randn(4), y
+
+    def state_dict(self):
+        return {"place": self.place}
+
+    def load_state_dict(self, state):
+        self.place = self.start = state["place"]
+
+
+class KeepingLoader:
+    """A loader of the user's that tells its place, with noise from numpy's generator."""
+
+    def __init__(self, length=4):
+        self.data, self.place, self.length = Data(), 0, length
+
+    def __len__(self):
+        return self.length
+
+    def __iter__(self):
+        while self.place < self.length:
+            self.place += 1
+            rows = slice(5 * (self.place - 1), 5 * self.place)
+            yield self.data.x[rows] + 0.1 * np.random.rand(), self.data.y[rows]
+        self.place = 0
+
+    def state_dict(self):
+        return {"place": self.place}
+
+    def load_state_dict(self, state):
+        self.place = state["place"]
+
+
+class Batches(Dataset):
+    """Batches by index, each noisy when it is made; tells which were."""
+
+    def __init__(self):
+        self.data, self.made = Data(), []
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, place):
+        if place >= 4:
+            raise IndexError
+        self.made.append(place)
+        return self.data.x[5 * place : 5 * place + 5] + 0.1 * torch.randn(1), self.data.y[5 * place : 5 * place + 5]
+
+
+LOADERS = {
+    "a stream": lambda: DataLoader(Stream(), batch_size=6),
+    "a stream that shows its end": lambda: DataLoader(EndShowing(), batch_size=6),
+    "a stream without its last batch": lambda: DataLoader(Stream(20), batch_size=6, drop_last=True),
+    "samples of a stream": lambda: DataLoader(Together(Stream(8)), batch_size=None),
+    "a loader": KeepingLoader,
+    "batches by index": Batches,
+    "a deque": lambda: deque([(torch.randn(3, 4), torch.tensor([0, 1, 1])) for _ in range(4)]),
+}
+
+
+class Together(IterableDataset):
+    """Batches of two of a stream."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __iter__(self):
+        waiting = []
+        for x, y in self.stream:
+            waiting.append((x, y))
+            if len(waiting) == 2:
+                (x0, y0), (x1, y1) = waiting
+                waiting = []
+                yield torch.stack([x0, x1]), torch.stack([y0, y1])
+
+    def state_dict(self):
+        return self.stream.state_dict()
+
+    def load_state_dict(self, state):
+        self.stream.load_state_dict(state)
+
+
+def build(loader, folder, *, every=1, accumulate=1, kill=None, evaluate=False):
+    torch.manual_seed(4)
+    np.random.seed(4)
+    loader = loader()
+    model = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.2), nn.Linear(5, 2))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    steps = []
+
+    def train_fn(model, x, y):
+        steps.append(1)
+        if len(steps) == kill:
+            raise Killed
+        loss = crossentropy_loss(model(x), y)
+        optimize(loss, optimizer)
+        return {"loss": loss}
+
+    def eval_fn(model, x, y):
+        return {"loss": crossentropy_loss(model(x), y), "noise": torch.rand(())}
+
+    test = [(torch.ones(3, 4), torch.tensor([0, 1, 1]))]
+    trainer = Trainer(
+        model, optimizer, train_fn, loader, *((eval_fn, test) if evaluate else ()),
+        device="cpu", accumulate=accumulate, progress=False,
+    )  # fmt: skip
+    if folder is not None:
+        trainer.callbacks = [Checkpoint(folder, every=every, keep=1000)]
+    return trainer
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("name", LOADERS)
+def test_a_loader_that_keeps_its_place_is_put_back(name, accumulate, tmp_path):
+    options = {"accumulate": accumulate, "evaluate": True}
+    whole = build(LOADERS[name], tmp_path / "whole", **options)
+    whole.fit(epochs=3, eval_every=2, resume=True)
+    expected = fingerprint(whole)
+    checkpoints = sorted((tmp_path / "whole").glob("fit-*"))
+    assert len(checkpoints) >= 4
+    for checkpoint in checkpoints:
+        shutil.copytree(checkpoint, tmp_path / "again" / checkpoint.name)
+        again = build(LOADERS[name], tmp_path / "again", every=1000, **options)
+        again.fit(epochs=3, eval_every=2, resume=True)
+        assert not differences(again, expected), checkpoint
+        shutil.rmtree(tmp_path / "again")
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_a_loader_that_keeps_its_place_survives_several_interruptions(name, tmp_path):
+    whole = build(LOADERS[name], tmp_path / "whole")
+    whole.fit(epochs=3, resume=True)
+    for kill in (4, 3, 2, 3):
+        with pytest.raises(Killed):
+            build(LOADERS[name], tmp_path / "often", kill=kill).fit(epochs=3, resume=True)
+    again = build(LOADERS[name], tmp_path / "often")
+    again.fit(epochs=3, resume=True)
+    assert not differences(again, fingerprint(whole))
+
+
+def test_an_interrupted_evaluation_takes_nothing_from_a_stream(tmp_path):
+    import signal
+
+    def live(folder, interrupt):
+        trainer = build(LOADERS["a stream"], folder, evaluate=True)
+        measured = []
+
+        @trainer.on("eval_begin")
+        def _(trainer):
+            measured.append(trainer.step)
+            if interrupt and trainer.step == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+        trainer.fit(epochs=2, eval_every=2, resume=True)
+        return trainer
+
+    whole = live(tmp_path / "whole", interrupt=False)
+    with pytest.raises(SystemExit) as ended:
+        live(tmp_path / "again", interrupt=True)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert not differences(live(tmp_path / "again", interrupt=False), fingerprint(whole))
+
+
+# What is not read
+
+
+@pytest.mark.parametrize("batch_size", [5, None])
+def test_skipped_samples_are_not_loaded(batch_size, tmp_path):
+    def loader():
+        return DataLoader(Data() if batch_size else Batches(), batch_size, shuffle=True)
+
+    def loaded(trainer):
+        data = trainer.train_loader.dataset
+        return data.loaded if batch_size else data.made
+
+    whole = build(loader, tmp_path / "whole")
+    whole.fit(epochs=2, resume=True)
+    steps_in_epoch = whole.step // 2
+    for checkpoint in sorted((tmp_path / "whole").glob("fit-*"))[:-1]:
+        shutil.copytree(checkpoint, tmp_path / "again" / checkpoint.name)
+        again = build(loader, tmp_path / "again", every=1000)
+        again.fit(epochs=2, resume=True)
+        done = int(checkpoint.name[-9:])
+        assert done < 2 * steps_in_epoch or not loaded(again)
+        assert loaded(again) == loaded(whole)[len(loaded(whole)) - len(loaded(again)) :]
+        samples = 22 if batch_size else 4
+        in_steps = done // steps_in_epoch * samples + done % steps_in_epoch * (batch_size or 1)
+        assert len(loaded(again)) == 2 * samples - in_steps
+        shutil.rmtree(tmp_path / "again")
+
+
+def test_batches_by_index_are_not_made_where_they_are_passed_over():
+    batches = Batches()
+    list(iterate(batches, 1, 3))
+    assert batches.made == [3]
+
+
+def test_tensors_are_not_indexed_where_they_are_passed_over(monkeypatch):
+    taken = []
+    plain = torch.Tensor.index_select
+    monkeypatch.setattr(torch.Tensor, "index_select", lambda *args: taken.append(1) or plain(*args))
+    from ignition.data import rekeyed
+
+    keyed = rekeyed(TensorLoader(torch.arange(20), batch_size=2, shuffle=True), 0, "train")
+    assert len(list(iterate(keyed, 1, 7))) == len(taken) == 3
+
+
+# What is refused
+
+
+class PlainStream(IterableDataset):
+    def __iter__(self):
+        yield from Data()
+
+
+class ShufflingLoader:
+    """Has a length and an index, and yet another order each time."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, place):
+        return Batches()[place]
+
+    def __iter__(self):
+        return (self[place] for place in torch.randperm(4).tolist())
+
+
+class Unsized:
+    def __iter__(self):
+        return iter(Batches())
+
+
+REFUSED = {
+    "a stream": (lambda: DataLoader(PlainStream(), 4), r"state_dict.*|two methods"),
+    "a stream that keeps its place, and workers": (
+        lambda: DataLoader(Stream(), 4, num_workers=1),
+        "num_workers=0",
+    ),
+    "a loader of the user's": (Unsized, "give its class these two methods"),
+    "a generator": (lambda: (batch for batch in Batches()), "put the batches into a list"),
+    "an index beside an iteration of its own": (ShufflingLoader, "ShufflingLoader"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("resume", [True, False])
+def test_what_cannot_be_put_back_is_refused_at_once_with_what_to_add(name, resume, tmp_path):
+    loader, message = REFUSED[name]
+    trainer = build(loader, tmp_path / "a")
+    with pytest.raises(CheckpointError, match=message) as caught:
+        trainer.fit(epochs=1, resume=resume)
+    assert "state_dict" in str(caught.value)
+    assert "num_workers=0" in str(caught.value) or "list" in str(caught.value)
+    assert trainer.step == 0
+    assert trainer.seed is None
+    trainer.callbacks = []
+    trainer.fit(epochs=1)  # without a Checkpoint it is read as it is
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        *([1, 2], (1, 2), range(3), deque([1]), torch.zeros(3, 2), np.zeros((3, 2))),
+        *(Batches(), KeepingLoader(), TensorLoader(torch.zeros(3), batch_size=1)),
+    ],
+)
+def test_what_has_its_batches_by_number_or_tells_its_place_is_taken(loader):
+    check_place_kept(loader)
+
+
+def test_another_kind_of_loader_is_refused(tmp_path):
+    build(KeepingLoader, tmp_path / "a").fit(epochs=1, resume=True)
+    with pytest.raises(CheckpointError, match="keeps its place"):
+        build(Batches, tmp_path / "a").fit(epochs=2, resume=True)
+    build(Batches, tmp_path / "b").fit(epochs=1, resume=True)
+    with pytest.raises(CheckpointError, match="keeps its place"):
+        build(KeepingLoader, tmp_path / "b").fit(epochs=2, resume=True)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: DataLoader(Data(samples=23), 6),
+        lambda: DataLoader(Data(), 5),
+        lambda: DataLoader(Data(), 6, drop_last=True),
+    ],
+    ids=["another length", "another batch size", "last batch dropped"],
+)
+def test_other_data_is_refused_with_the_difference(other, tmp_path):
+    with pytest.raises(Killed):
+        build(lambda: DataLoader(Data(), 6), tmp_path / "a", kill=3).fit(epochs=2, resume=True)
+    now = other()
+    with pytest.raises(CheckpointError) as caught:
+        build(other, tmp_path / "a").fit(epochs=2, resume=True)
+    message = str(caught.value)
+    assert "4 batches" in message
+    assert "22 samples" in message
+    assert f"{len(now)} batches" in message
+    assert f"{len(now.dataset)} samples" in message
+    assert "fit-001-step-000000002" in message
+
+
+# Samplers with generators of their own
+
+
+class OwnGenerator(Sampler):
+    """Shuffles by a generator of its own, which goes on from epoch to epoch."""
+
+    def __init__(self):
+        self.random = np.random.default_rng(8)
+
+    def __len__(self):
+        return 22
+
+    def __iter__(self):
+        return iter(self.random.permutation(22).tolist())
+
+
+class OwnNoise(Data):
+    """Adds noise from a generator that the data set keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.random = np.random.default_rng(5)
+
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return x + 0.1 * self.random.random(), y
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [lambda: DataLoader(Data(), 6, sampler=OwnGenerator()), lambda: DataLoader(OwnNoise(), 6, shuffle=True)],
+    ids=["sampler", "data set"],
+)
+def test_a_generator_of_its_own_follows_the_seed_too(loader, tmp_path):
+    whole = build(loader, tmp_path / "whole")
+    whole.fit(epochs=3, resume=True)
+    orders = np.reshape(whole.train_loader.dataset.loaded, (3, 22))
+    assert not np.array_equal(orders[0], orders[1])
+    for checkpoint in sorted((tmp_path / "whole").glob("fit-*"))[1::2]:
+        shutil.copytree(checkpoint, tmp_path / "again" / checkpoint.name)
+        again = build(loader, tmp_path / "again", every=1000)
+        again.fit(epochs=3, resume=True)
+        assert not differences(again, fingerprint(whole)), checkpoint
+        shutil.rmtree(tmp_path / "again")
