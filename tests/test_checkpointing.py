@@ -16,6 +16,7 @@ from resuming import Script, build, differences, fingerprint
 from torch import nn
 
 from ignition import Trainer, checkpoint, crossentropy_loss, evaluate_on_batch, fit_on_batch
+from ignition.background import Writer
 from ignition.callbacks import Callback, Checkpoint, SaveModel
 from ignition.errors import ArgumentError, CheckpointError, IgnitionWarning, MetricError
 
@@ -201,7 +202,7 @@ def test_the_order_is_by_fit_and_step_whatever_the_times_of_the_files(tmp_path):
     trainer.fit(epochs=3)
     for age, name in enumerate(names(tmp_path)):
         os.utime(tmp_path / name, (10**9 - age, 10**9 - age))
-    again, saver = make(tmp_path, keep=2)
+    again, _saver = make(tmp_path, keep=2)
     again.fit(epochs=4, resume=True)
     assert again.step == 8
     assert names(tmp_path)[0] == "fit-001-step-000000006-end"
@@ -283,7 +284,7 @@ def test_what_fails_beside_the_training_is_raised_at_the_next_step_with_its_caus
 
 
 def test_a_failure_of_the_very_last_save_is_raised_by_fit(tmp_path, monkeypatch):
-    trainer, saver = make(tmp_path)
+    trainer, _saver = make(tmp_path)
     real = checkpoint.write
 
     def refuse(path: Path, content: Any) -> None:
@@ -300,6 +301,24 @@ def test_a_failure_of_the_very_last_save_is_raised_by_fit(tmp_path, monkeypatch)
     again.fit(epochs=2, resume=True)
     assert again.step == 4
     assert names(tmp_path)[-1] == "fit-001-step-000000004-end"
+
+
+def test_an_error_that_a_signal_raises_as_the_thread_begins_comes_out_as_it_is(monkeypatch):
+    start = threading.Thread.start
+
+    def struck(thread: threading.Thread) -> None:
+        start(thread)
+        try:
+            raise RuntimeError("DataLoader worker is killed")
+        except RuntimeError:
+            raise KeyError(thread)  # as Python's own, which clears up what is clear already
+
+    monkeypatch.setattr(threading.Thread, "start", struck)
+    writer, written = Writer(), []
+    with pytest.raises(RuntimeError, match="is killed"):
+        writer.start(lambda: written.append(1), lambda: None)
+    writer.finish()
+    assert written == [1]
 
 
 def test_a_state_that_cannot_be_saved_is_an_error_and_the_best_stays_the_one_on_the_disk(tmp_path):

@@ -30,6 +30,7 @@ STEPS = fault_script.EPOCHS * fault_script.SAMPLES // fault_script.BATCH
 HANG = 10  # seconds
 WHOLE = 120  # seconds; how long a test may be busy in all, on a machine with much else to do
 
+WITH_ARTICLE = {"batch": "a batch", "evaluation": "an evaluation", "save": "a save", "worker": "a data set"}
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
@@ -214,7 +215,7 @@ def test_a_signal_ends_the_fit_in_order_and_the_next_run_ends_in_the_same_bits(n
     assert newest == f"fit-001-step-{ended['step']:09d}"  # nothing that was done is lost
     one.check_retained()
     assert one.run()["fingerprint"] == expected
-    seen(f"{name} in a {place}", 1, "stopped with a checkpoint; Equal 1, Retained 1")
+    seen(f"{name} in {WITH_ARTICLE[place]}", 1, "stopped with a checkpoint; Equal 1, Retained 1")
 
 
 @pytest.mark.parametrize("name", SIGNALS)
@@ -228,7 +229,7 @@ def test_a_second_signal_ends_it_at_once_and_the_next_run_ends_in_the_same_bits(
     assert ended["restored"]
     one.check_retained()
     assert one.run()["fingerprint"] == expected
-    seen(f"{name} twice in a {place}", 1, "aborted; Equal 1, Retained 1")
+    seen(f"{name} twice in {WITH_ARTICLE[place]}", 1, "aborted; Equal 1, Retained 1")
 
 
 @pytest.mark.parametrize("place", ["train_begin", "train_end"])
@@ -292,7 +293,7 @@ def test_an_error_comes_out_as_it_was_raised_and_the_next_run_ends_in_the_same_b
         assert "in reach" in one.log  # the line that raised it
     one.check_retained()
     assert one.run()["fingerprint"] == expected
-    seen(f"an error in a {place}, {workers} workers", 1, "Message 1, Equal 1, Retained 1")
+    seen(f"an error in {WITH_ARTICLE[place]}, {workers} workers", 1, "Message 1, Equal 1, Retained 1")
 
 
 def test_a_loader_worker_that_is_killed_is_an_error_and_no_hang(script, seen):

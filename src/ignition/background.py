@@ -57,7 +57,12 @@ class Writer:
 
         thread = threading.Thread(target=run, name="ignition-checkpoint")
         self._running = thread, done  # before it runs, so that it is waited for whatever happens
-        thread.start()
+        try:
+            thread.start()
+        except KeyError as error:
+            # What Thread.start makes of an error that a signal's handler raises inside it, as torch's does when a
+            # loader worker has died.
+            raise error if error.__context__ is None else error.__context__
 
     def finish(self) -> None:
         """Waits until nothing is being written, and raises what went wrong."""
