@@ -311,7 +311,7 @@ def test_an_error_that_a_signal_raises_as_the_thread_begins_comes_out_as_it_is(m
         try:
             raise RuntimeError("DataLoader worker is killed")
         except RuntimeError:
-            raise KeyError(thread)  # as Python's own, which clears up what is clear already
+            raise KeyError(thread)  # noqa: B904  (as Python does, which clears up what is clear already)
 
     monkeypatch.setattr(threading.Thread, "start", struck)
     writer, written = Writer(), []

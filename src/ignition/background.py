@@ -62,7 +62,7 @@ class Writer:
         except KeyError as error:
             # What Thread.start makes of an error that a signal's handler raises inside it, as torch's does when a
             # loader worker has died.
-            raise error if error.__context__ is None else error.__context__
+            raise (error.__context__ or error) from None
 
     def finish(self) -> None:
         """Waits until nothing is being written, and raises what went wrong."""
