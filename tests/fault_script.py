@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +155,13 @@ def main(job: dict[str, Any]) -> None:
         ended["raised"] = f"{type(error).__name__}: {error}"
         raise
     finally:
-        ended["step"], ended["ends"] = trainer.step, witness.ends
-        ended["restored"] = all(signal.getsignal(number) is handler for number, handler in own.items())
-        Path(job["report"]).write_text(json.dumps(ended))
+        # Once more where torch's own handler, which raises wherever Python is when a worker has died, strikes here.
+        for _ in range(5):
+            with suppress(RuntimeError):
+                ended["step"], ended["ends"] = trainer.step, witness.ends
+                ended["restored"] = all(signal.getsignal(number) is handler for number, handler in own.items())
+                Path(job["report"]).write_text(json.dumps(ended))
+                break
 
 
 def kill_in_saves(folder: str, tries: int, report: str) -> None:
