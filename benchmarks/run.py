@@ -32,6 +32,7 @@ PEERS = ("ignite_", "poutyne_", "skorch_", "accelerate_", "transformers_", "fast
 # One thread: with so little work a step, more threads only wait for each other, and the figures jump about.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
+    "PYTHONDONTWRITEBYTECODE": "",  # the import time is that of the second import, as for an installed package
     "MKL_NUM_THREADS": "1",
     "PYTHONPATH": str(ROOT),
     "CUDA_VISIBLE_DEVICES": "",  # all on the CPU, wherever it runs
