@@ -470,6 +470,7 @@ def holds(folder, name, steps):
 @pytest.mark.parametrize("job", ["a new one", "replaced", "removed"])
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("end", ["dies", "fails"])
+@pytest.mark.slow
 def test_at_every_point_the_older_checkpoint_stays_whole(tmp_path, monkeypatch, job, after, end):
     def fresh(name):
         folder = tmp_path / name
@@ -616,6 +617,7 @@ def killed_while_saving(folder, tries, seed):
     return sizes
 
 
+@pytest.mark.slow
 def test_a_process_killed_in_a_save_loses_that_one_alone(tmp_path):
     found = killed_while_saving(tmp_path / "a", 30, seed=1)
     assert found["in flight"] > 0  # some were hit in the middle

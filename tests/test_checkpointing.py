@@ -256,6 +256,7 @@ def test_one_is_written_at_a_time(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("every", [1, "epoch", "1h"])
+@pytest.mark.slow
 def test_what_fails_beside_the_training_is_raised_at_the_next_step_with_its_cause(every, tmp_path, monkeypatch):
     failed = threading.Event()
 

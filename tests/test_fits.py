@@ -74,6 +74,7 @@ def interrupted(folder, at, **options):
 
 
 @pytest.mark.parametrize("every", [1, "epoch"])
+@pytest.mark.slow
 def test_a_script_of_several_fits_is_taken_up_at_the_interrupted_one(every, tmp_path):
     whole = Ticker()
     expected, seen = script(tmp_path / "whole", whole, every=every)

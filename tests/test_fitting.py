@@ -131,6 +131,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.slow
 def test_an_exception_comes_out_as_it_was_and_the_run_goes_on_without_it(name, tmp_path):
     expected = prepared(tmp_path / "whole")
     expected.fit(epochs=3)

@@ -229,6 +229,7 @@ def test_the_distilled_student_equals_its_loop_by_hand_and_reads_a_digit_that_it
     assert right > (from_labels(test_x).argmax(dim=1) == test_y).float().mean()
 
 
+@pytest.mark.slow
 def test_the_vae_equals_its_loop_by_hand_and_its_code_is_worth_its_length(capsys: pytest.CaptureFixture[str]) -> None:
     vae, epochs, warmup = script("vae"), 25, 10
     trainer = vae.main(epochs, warmup)
@@ -421,6 +422,7 @@ def test_the_policy_gradient_equals_its_loop_by_hand_with_each_move_of_a_step_co
     assert trainer.history["train_reward"] == [sum(moves) / len(moves)]
 
 
+@pytest.mark.slow
 def test_the_policy_gradient_balances_the_pole(capsys: pytest.CaptureFixture[str]) -> None:
     script("cartpole").main(steps=30)
     before, after = said(capsys, "cartpole")

@@ -85,6 +85,7 @@ def test_another_process_is_refused_with_the_number_of_the_holder(tmp_path, hold
     assert (tmp_path / "lock").read_text() == str(process.pid)
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path, holder):
     process, _ = holder(tmp_path)
     process.send_signal(signal.SIGKILL)
@@ -92,6 +93,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path, holder):
     FolderLock(tmp_path).release()
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_process_is_taken_over_while_its_children_live(tmp_path, holder):
     process, child = holder(tmp_path, "with a child")
     process.send_signal(signal.SIGKILL)
@@ -104,6 +106,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_while_its_children_live(tmp_
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_child_does_not_end_the_lock_of_its_parent(tmp_path, holder):
     lock = FolderLock(tmp_path)
     child = os.fork()
@@ -123,6 +126,7 @@ def test_a_child_does_not_end_the_lock_of_its_parent(tmp_path, holder):
     assert takes(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_folder_does_not_end_the_lock(tmp_path):
     lock = FolderLock(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "copy")
