@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import threading
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from ignition import Callback, History, Trainer, freeze, predict_on_batch
 from ignition.callbacks import LinearDecay
-from ignition.errors import ArgumentError, HyperparameterError, IgnitionWarning
+from ignition.errors import ArgumentError, FunctionError, HyperparameterError, IgnitionWarning
 from ignition.running import running
 from ignition.structure import named
 
@@ -461,3 +462,85 @@ def test_a_schedule_may_move_a_hyperparameter_beside_an_optimizer_that_is_not_to
     trainer = quiet(lambda model, x, **hyper: None, X, optimizer=Own())
     trainer.callbacks = [LinearDecay("lambd", 4, 1, max_epochs=2)]
     assert trainer.fit(epochs=2)["lambd"] == [4, 1]
+
+
+# What callbacks and other threads may do in the middle of a fit
+
+
+ROWS = torch.randn(10, 4)
+PAIRS = [(ROWS[start : start + 5], torch.zeros(5, dtype=torch.long)) for start in (0, 5)]
+
+
+def classifier(eval_fn=None, beside=lambda: None):
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def train_fn(model, x, y, **hyper):
+        beside()
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return Trainer(model, optimizer, train_fn, PAIRS, eval_fn, eval_fn and PAIRS, progress=False)
+
+
+@pytest.mark.parametrize("eval_fn", [lambda model, x: 1.0, lambda model, x, y, z: 1.0])
+def test_an_eval_function_that_does_not_fit_is_seen_before_anything_is_trained(eval_fn):
+    trainer = classifier(eval_fn)
+    weights, generator = trainer.model.weight.clone(), torch.get_rng_state()
+    with pytest.raises(FunctionError, match="eval_fn"):
+        trainer.fit(epochs=1)
+    assert (trainer.step, trainer.epoch, len(trainer.history)) == (0, 0, 0)
+    assert torch.equal(trainer.model.weight, weights)
+    assert torch.equal(torch.get_rng_state(), generator)
+    trainer.eval_fn = lambda model, x, y: 1.0
+    assert trainer.fit(epochs=1)["val_loss"] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("event", "steps"),
+    [("train_begin", 12), ("epoch_begin", 12), ("batch_begin", 10), ("step_end", 10), ("eval_end", 10), ("record", 10)],
+)
+def test_a_train_loader_that_is_set_in_a_fit_is_read_from_the_next_epoch_on(event, steps):
+    trainer = classifier(lambda model, x, y: 1.0)
+    trainer.on(event)(lambda trainer: setattr(trainer, "train_loader", PAIRS + PAIRS))
+    assert trainer.fit(epochs=3)["epoch"] == [1, 2, 3]
+    assert trainer.step == steps
+
+
+def test_a_hyperparameter_that_a_callback_names_like_a_column_is_an_error_and_no_row():
+    trainer = classifier()
+    trainer.on("epoch_begin")(lambda trainer: trainer.hyper.update(epoch=77))
+    with pytest.raises(HyperparameterError, match="column of history"):
+        trainer.fit(epochs=1)
+    assert len(trainer.history) == 0
+
+
+def test_an_optimizer_that_steps_in_a_thread_of_its_own_is_none_of_the_fits():
+    other = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
+
+    def beside():
+        thread = threading.Thread(target=other.step)
+        thread.start()
+        thread.join()
+
+    trainer = classifier(beside=beside)
+    trainer.callbacks = [LinearDecay("lr", start_value=0.1, end_value=0.01, max_epochs=3)]
+    trainer.fit(epochs=1)  # without a warning, or an error for the schedule's sake
+
+
+@pytest.mark.parametrize("event", ["eval_begin", "eval_end"])
+def test_an_evaluation_that_a_callback_makes_in_an_evaluations_event_is_no_event_again(event):
+    trainer, seen = classifier(lambda model, x, y: 1.0), []
+    trainer.on(event)(lambda trainer: seen.append(trainer.evaluate(PAIRS[:1])))
+    trainer.fit(epochs=2)
+    assert seen == [{"loss": 1.0}, {"loss": 1.0}]
+
+
+@pytest.mark.parametrize(("name", "value"), [("test_loader", None), ("test_loader", 5), ("optimizer", 3)])
+def test_what_is_set_between_fits_is_checked_as_in_the_beginning(name, value):
+    trainer = classifier()
+    with pytest.raises(ArgumentError, match=r"(?s)expected: .*to do: "):
+        setattr(trainer, name, value)

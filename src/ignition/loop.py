@@ -170,8 +170,22 @@ def _run_until_due(training: Training, this: Pass, limit: int | None) -> bool:
 
 def measure(training: Training, loader: Any, max_steps: int | None) -> dict[str, float]:
     """An evaluation by a Trainer, with its events: of the model, and of the averages that callbacks keep of it."""
-    trainer, signature = training.trainer, training.eval_signature
-    training.events.fire("eval_begin")
+    signature = training.eval_signature
+    outer = not training.is_measuring  # one that a callback makes in these events is no event again
+    training.is_measuring = True
+    try:
+        if outer:
+            training.events.fire("eval_begin")
+        metrics = _measured(training, signature, loader, max_steps)
+        if outer:
+            training.events.fire("eval_end")
+    finally:
+        training.is_measuring = not outer
+    return metrics
+
+
+def _measured(training: Training, signature: Signature | None, loader: Any, max_steps: int | None) -> dict[str, float]:
+    trainer = training.trainer
     metrics: dict[str, float] = {}
     if signature is not None:
         for name, model in {"": training.prepare(), **trainer.averaged}.items():
@@ -182,7 +196,6 @@ def measure(training: Training, loader: Any, max_steps: int | None) -> dict[str,
                     started=started,
                 )  # fmt: skip
             metrics |= {f"{name}_{metric}" if name else metric: value for metric, value in means.items()}
-    training.events.fire("eval_end")
     return metrics
 
 

@@ -81,7 +81,7 @@ class Training:
         self.pending: dict[str, Any] | None = None
         self.fit: dict[str, Any] = {"number": 0}
         self.seeded = False
-        self.is_fitting = False
+        self.is_fitting = self.is_measuring = False
         self.has_begun = False  # whether the running fit has come to the loop
         self.signal: int | None = None
         self.paused = self.ended_in_order = False
