@@ -11,11 +11,14 @@ BENCH_INSTALL := .venv-bench/bin/python -m pip install --quiet --disable-pip-ver
 # One thread a process: the processes share the cores already.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
+# Without its advertisement.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick check format bench bench-quick clean
+.PHONY: help demo test test-quick check format docs docs-serve release-check bench bench-quick bench-resume clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.installed-demo ## train a small network on handwritten digits, in under a minute
 	@$(BIN)/python examples/digits.py
@@ -30,19 +33,34 @@ check: .venv/.installed ## lint, formatting and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/pyright
 
 format: .venv/.installed ## mend lint and formatting where that is safe
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
+docs: .venv/.installed-docs ## build the site into site/; open site/index.html
+	@$(MKDOCS) build --quiet
+	@echo "The site is in site/: open site/index.html."
+
+docs-serve: .venv/.installed-docs ## show the site on http://localhost:8000, and again after each save
+	@$(MKDOCS) serve
+
+release-check: .venv/.installed ## build the packages and try them in an empty environment; REHEARSE=1 before the changelog is dated
+	@$(BIN)/python scripts/release_check.py $(if $(REHEARSE),--rehearse)
+
 bench: .venv-bench/.installed ## compare the speed with other libraries and write docs/benchmarks.md, in ten minutes
 	@.venv-bench/bin/python benchmarks/run.py --write
+
+bench-resume: .venv/.installed .venv-bench/.installed ## stop and resume other libraries, break Ignition, and write docs/reliability.md
+	@.venv-bench/bin/python benchmarks/resume.py --write
+	@$(PYTEST) --write-faults
 
 bench-quick: .venv/.installed-demo ## compare the speed with the hand-written loop alone, in two minutes
 	@$(BIN)/python benchmarks/run.py --no-peers --rounds 3
 
 clean: ## remove all that these commands made, .venv included
-	rm -rf .venv .venv-bench runs build dist src/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench runs site build dist src/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.installed-demo: pyproject.toml constraints.txt
@@ -50,6 +68,11 @@ clean: ## remove all that these commands made, .venv included
 	@echo "Installing Ignition into .venv (minutes the first time: PyTorch is large) ..."
 	@$(PYTHON) -m venv .venv
 	@$(INSTALL) --editable ".[examples]"
+	@touch $@
+
+.venv/.installed-docs: .venv/.installed-demo
+	@echo "Installing what the site needs into .venv ..."
+	@$(INSTALL) --editable ".[docs]"
 	@touch $@
 
 .venv/.installed: .venv/.installed-demo

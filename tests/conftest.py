@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 
 os.environ["MPLBACKEND"] = "Agg"  # before matplotlib is imported: no window
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before mlflow is imported: no network
 
 import random
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fault_table
 import numpy as np
 import pytest
 import torch
@@ -26,7 +28,11 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, suppres
 settings.load_profile("repeatable")
 
 # What other libraries start or set once, for as long as the process lives.
-LASTING_THREADS = {"TMonitor", "InductorSubproc"}  # tqdm, torch.compile
+LASTING_THREADS = {
+    "TMonitor",
+    "InductorSubproc",
+    "wandb-AsyncioManager-main",
+}  # tqdm, torch.compile and wandb, where its service was killed
 LASTING_VARIABLES = (
     "PYTEST_",
     "KMP_",
@@ -37,26 +43,51 @@ LASTING_VARIABLES = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips the tests marked `gpu` where there is no accelerator."""
+    """Skips the tests marked `gpu` where there is no accelerator; notes which are rows of the table of faults."""
+    for item in items:
+        for marker in item.iter_markers("fault"):
+            fault, outcome, *tries = marker.args
+            item.user_properties.append(("fault", [fault, *(tries or [1]), outcome]))
     if not torch.accelerator.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs an accelerator"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the option that writes the table of faults."""
+    parser.addoption("--write-faults", action="store_true", help="write the table of faults to docs/reliability.md")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Adds the marker by which a test is a row of the table of faults."""
+    config.addinivalue_line("markers", "fault(name, outcome, tries=1): what a test that passes has seen of a fault")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Prints what `test_faults` has seen: each fault, how often it was tried, what came of it."""
-    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
-    rows = [
-        (*value, "" if report.passed else "FAILED")
-        for report in reports
-        for name, value in getattr(report, "user_properties", ())
-        if name == "fault"
-    ]
-    if rows:
+    """Prints what the tests have seen of faults: each fault, how often it was tried, what came of it."""
+    found: dict[str, list[fault_table.Row]] = {
+        outcome: [
+            value
+            for report in terminalreporter.getreports(outcome)
+            for name, value in getattr(report, "user_properties", ())
+            if name == "fault"
+        ]
+        for outcome in ("passed", "failed")
+    }
+    rows = fault_table.merged(found["passed"])
+    if rows or found["failed"]:
         terminalreporter.section("faults, tries, outcomes")
-        for fault, tries, outcome, verdict in sorted(rows):
-            terminalreporter.write_line(f"{fault:<48} {tries:>4}  {outcome} {verdict}".rstrip())
+        failed = [f"{fault}: FAILED" for fault, *_ in found["failed"]]
+        terminalreporter.write_line("\n".join([*fault_table.lines(rows), *failed]))
+    if rows and terminalreporter.config.getoption("write_faults"):
+        fault_table.write(rows)
+
+
+@pytest.fixture
+def seen(record_property: Callable[[str, object], None]) -> Callable[[str, int, str], None]:
+    """Notes a row of the table that the run ends with: the fault, the number of tries, what came of them."""
+    return lambda fault, tries, outcome: record_property("fault", [fault, tries, outcome])
 
 
 @pytest.fixture(autouse=True)

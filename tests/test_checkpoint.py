@@ -155,6 +155,7 @@ def refused(path, file):
     return message
 
 
+@pytest.mark.fault("a file cut off at each 4 KB and at its ends", "Message 1")
 @pytest.mark.parametrize("file", FILES)
 def test_a_file_that_is_cut_off_anywhere_is_refused(written, file):
     whole = (written / file).read_bytes()
@@ -168,6 +169,7 @@ def test_a_file_that_is_cut_off_anywhere_is_refused(written, file):
     assert is_of(read(written), 1, size=60)
 
 
+@pytest.mark.fault("one bit of a file flipped", "Message 396", 396)
 @pytest.mark.parametrize("file", FILES)
 def test_one_flipped_bit_in_any_place_is_refused(tmp_path, file):
     write(tmp_path / "a", content(1))
@@ -182,6 +184,7 @@ def test_one_flipped_bit_in_any_place_is_refused(tmp_path, file):
         refused(tmp_path / "a", file)
 
 
+@pytest.mark.fault("a file of another step", "Message 1")
 @pytest.mark.parametrize("file", FILES)
 def test_a_file_of_another_step_is_refused(tmp_path, written, file):
     write(tmp_path / "b", content(2, size=60))
@@ -189,6 +192,7 @@ def test_a_file_of_another_step_is_refused(tmp_path, written, file):
     refused(written, "safetensors" if file == "state.json" else file)
 
 
+@pytest.mark.fault("a file missing", "Message 1")
 @pytest.mark.parametrize("file", FILES)
 def test_a_file_that_is_missing_or_no_file_is_refused(written, file):
     (written / file).unlink()
@@ -228,6 +232,7 @@ def sign(folder, **changes):
     (folder / "state.json").write_text(json.dumps(body))
 
 
+@pytest.mark.fault("a malicious pickle in the place of a file", "nothing executed, Message 1")
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("kind", ["pickle", "torch.save"])
 def test_a_malicious_pickle_is_never_run(tmp_path, written, file, kind):
@@ -249,6 +254,7 @@ def test_a_malicious_pickle_is_never_run(tmp_path, written, file, kind):
     assert not sentinel.exists()
 
 
+@pytest.mark.fault("crafted JSON", "nothing executed, Message 1")
 @pytest.mark.parametrize(
     "text",
     [
@@ -274,6 +280,7 @@ def test_crafted_json_is_refused(written, text):
     refused(written, "state.json")
 
 
+@pytest.mark.fault("crafted JSON", "nothing executed, Message 1")
 @pytest.mark.parametrize(
     "name",
     [
@@ -296,6 +303,7 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path, written, name):
     assert "is no file of a checkpoint" in refused(written, "state.json")
 
 
+@pytest.mark.fault("crafted JSON", "nothing executed, Message 1")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -322,6 +330,7 @@ def header(entries, data=b""):
     return len(text).to_bytes(8, "little") + text + data
 
 
+@pytest.mark.fault("crafted safetensors", "nothing executed, Message 1")
 @pytest.mark.parametrize(
     "data",
     [
@@ -352,6 +361,7 @@ def test_crafted_safetensors_are_refused(written, data):
     assert "no safetensors file" in refused(written, "model.safetensors")
 
 
+@pytest.mark.fault("a checkpoint of another format version", "Message 1")
 def test_another_version_is_told_apart_from_a_broken_one(written):
     sign(written, version=7)
     with pytest.raises(OtherVersion, match=r"(?s)has the format version 7.*expected: version 1.*the release of"):
@@ -471,7 +481,7 @@ def holds(folder, name, steps):
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("end", ["dies", "fails"])
 @pytest.mark.slow
-def test_at_every_point_the_older_checkpoint_stays_whole(tmp_path, monkeypatch, job, after, end):
+def test_at_every_point_the_older_checkpoint_stays_whole(tmp_path, monkeypatch, job, after, end, seen):
     def fresh(name):
         folder = tmp_path / name
         write(folder / "old", content(1))
@@ -513,6 +523,7 @@ def test_at_every_point_the_older_checkpoint_stays_whole(tmp_path, monkeypatch, 
         named = {path.name for path in folder.iterdir()}
         assert all(holds(folder, name, outcomes[name]) for name in named)  # no half of one has a name
         shutil.rmtree(folder)
+    seen("died or failed at every open, write, fsync, replace, unlink of a save", count, f"Retained {count}")
 
 
 def test_a_replacement_that_died_half_way_is_ended_by_the_next_one(tmp_path):
@@ -525,6 +536,7 @@ def test_a_replacement_that_died_half_way_is_ended_by_the_next_one(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
+@pytest.mark.fault("a full disk", "Retained 1, Message 1")
 def test_a_disk_that_is_full_is_named_and_the_older_one_stays(tmp_path):
     write(tmp_path / "old", content(1))
 
@@ -551,6 +563,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, name):
     assert f"{tmp_path / name} could not be written" in caught.value.__notes__[0]
 
 
+@pytest.mark.fault("a read-only folder", "Retained 1, Message 1")
 def test_a_read_only_folder_is_named_and_the_older_one_stays(tmp_path_factory):
     folder = Path(os.path.realpath(tmp_path_factory.mktemp("read-only")))
     write(folder / "old", content(1))
@@ -663,6 +676,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.fault("the newest checkpoint damaged: cut off, emptied, flipped, exchanged", "Message 1, Equal 1")
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_training_falls_back_to_the_one_before_and_says_why(tmp_path, file, damage):
@@ -688,6 +702,7 @@ def test_a_training_falls_back_to_the_one_before_and_says_why(tmp_path, file, da
     assert digest(again) == digest(whole)
 
 
+@pytest.mark.fault("a full disk", "Retained 1, Message 1")
 def test_a_full_disk_ends_a_fit_with_its_cause_and_the_older_ones_stay(tmp_path):
     def fit():
         trainer = training(tmp_path / "a")
@@ -715,6 +730,7 @@ def test_a_full_disk_ends_a_fit_with_its_cause_and_the_older_ones_stay(tmp_path)
     torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.fault("the folder removed between two saves", "made again")
 def test_a_folder_that_is_removed_between_two_saves_is_made_again(tmp_path):
     trainer = training(tmp_path / "a", every=4)
     trainer.fit(steps=2)
@@ -725,6 +741,7 @@ def test_a_folder_that_is_removed_between_two_saves_is_made_again(tmp_path):
     assert read(tmp_path / "a" / names[-1]).state["position"]["step"] == 8
 
 
+@pytest.mark.fault("a full disk", "Retained 1, Message 1")
 def test_saving_by_hand_over_an_older_one_keeps_it_where_the_disk_is_full(tmp_path):
     trainer = training(tmp_path / "a")
     trainer.save(tmp_path / "hand")

@@ -494,6 +494,7 @@ def test_a_checkpoint_of_two_trainers_takes_each_for_a_training_of_its_own(tmp_p
 
 def test_a_copy_is_a_checkpoint_of_its_own(tmp_path):
     _, saver = make(tmp_path / "a", every="1h", best="val_loss")
+    assert copy.copy(saver).on_step_end.__self__ is not saver
     copied = copy.deepcopy(saver)
     copied.folder = tmp_path / "b"
     trainer, _ = make(tmp_path / "c")

@@ -75,3 +75,12 @@ def test_the_student_comes_ten_times_closer_to_its_teacher(tmp_path: Path) -> No
     assert found is not None, last
     assert float(found[2]) < float(found[1]) / 10
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_sweep_gives_trials_up_and_leaves_a_picture(tmp_path: Path) -> None:
+    *_, last = run("sweep.py", "--trials", "10", "--epochs", "4", folder=tmp_path)
+    found = re.search(r"(\d+) of 10 trials were given up early\. The best has val_loss ([\d.]+),", last)
+    assert found is not None, last
+    assert 0 < int(found[1]) < 7
+    assert float(found[2]) < 0.5  # it is 2.3 before the first step
+    assert (tmp_path / "runs" / "sweep" / "trials.png").read_bytes().startswith(b"\x89PNG")

@@ -114,12 +114,6 @@ def script(warm: Any, tmp_path: Path) -> Iterator[Callable[..., Script]]:
         process.close()
 
 
-@pytest.fixture
-def seen(record_property: Callable[[str, object], None]) -> Callable[[str, int, str], None]:
-    """Notes a line of the table that the run ends with: the fault, the number of tries, what came of them."""
-    return lambda fault, tries, outcome: record_property("fault", [fault, tries, outcome])
-
-
 def finish(process: Any, seconds: float = WHOLE) -> None:
     process.join(seconds)
     if process.is_alive():
@@ -167,7 +161,7 @@ def test_a_training_killed_again_and_again_ends_in_the_same_bits(job, script, se
         assert ended["exitcode"] == 0, one.log
         assert ended["fingerprint"] == expected
         assert not list(one.folder.glob(".*"))  # what dead writers have left is swept
-    seen("kill -9 in training", 5, f"{kills} kills; Equal 5, Retained {kills}")
+    seen("kill -9 in training at random moments, 0 to 2 workers", 5, f"kills {kills}, Equal 5, Retained {kills}")
     assert kills >= 4
 
 
@@ -176,7 +170,7 @@ def test_no_checkpoint_is_lost_by_four_hundred_kills_in_the_middle_of_saves(scri
     process = script.start(fault_script.kill_in_saves, str(tmp_path / "c"), tries, str(tmp_path / "report"))
     finish(process)
     found = json.loads((tmp_path / "report").read_text())
-    seen("kill -9 in saves", tries, f"{found['in a save']} with a save half done; Retained {tries - found['lost']}")
+    seen("kill -9 in saves", tries, f"with a save half done {found['in a save']}, Retained {tries - found['lost']}")
     assert found["in a save"] > tries / 10
     assert found == {"tries": tries, "in a save": found["in a save"], "not whole": 0, "lost": 0, "not swept": 0}
 
@@ -215,7 +209,7 @@ def test_a_signal_ends_the_fit_in_order_and_the_next_run_ends_in_the_same_bits(n
     assert newest == f"fit-001-step-{ended['step']:09d}"  # nothing that was done is lost
     one.check_retained()
     assert one.run()["fingerprint"] == expected
-    seen(f"{name} in {WITH_ARTICLE[place]}", 1, "stopped with a checkpoint; Equal 1, Retained 1")
+    seen(f"{name} in {WITH_ARTICLE[place]}", 1, "stopped with a checkpoint, Equal 1, Retained 1")
 
 
 @pytest.mark.parametrize("name", SIGNALS)
@@ -229,7 +223,7 @@ def test_a_second_signal_ends_it_at_once_and_the_next_run_ends_in_the_same_bits(
     assert ended["restored"]
     one.check_retained()
     assert one.run()["fingerprint"] == expected
-    seen(f"{name} twice in {WITH_ARTICLE[place]}", 1, "aborted; Equal 1, Retained 1")
+    seen(f"{name} twice in {WITH_ARTICLE[place]}", 1, "aborted, Equal 1, Retained 1")
 
 
 @pytest.mark.parametrize("place", ["train_begin", "train_end"])
@@ -326,5 +320,5 @@ def test_a_second_process_on_the_folder_refuses_and_takes_over_when_the_first_is
     one.check_retained()
     assert one.run(pause=0)["fingerprint"] == expected
     seen(
-        "two processes on one folder", 1, "the second refused with the first's number; Equal 1 after the first's death"
+        "two processes on one folder", 1, "the second refused with the first's number, Equal after the first's death 1"
     )

@@ -230,6 +230,7 @@ def test_where_there_is_no_checkpoint_it_begins(tmp_path):
         assert trainer.step == 4
 
 
+@pytest.mark.fault("resume=False on a used folder", "Message 1")
 @pytest.mark.parametrize("at", [None, 6])
 def test_a_folder_in_use_is_refused_without_resume_and_both_ways_out_are_offered(at, tmp_path):
     if at is None:
@@ -294,6 +295,7 @@ def test_two_checkpoints_are_refused(tmp_path):
 # What the script says otherwise
 
 
+@pytest.mark.fault("other hyperparameters on resume", "the checkpoint wins, differences printed")
 def test_the_checkpoint_wins_over_the_script_and_the_differences_are_printed(tmp_path, capsys):
     with pytest.raises(Killed):
         prepared(tmp_path / "a", Ticker(7), hyper={"scale": 0.5}).fit(epochs=2, resume=True)
@@ -341,6 +343,7 @@ def test_a_hyperparameter_that_is_new_in_the_script_has_its_schedule(tmp_path):
     assert "scale" in trainer.hyper
 
 
+@pytest.mark.fault("another model on resume", "Message 1")
 @pytest.mark.parametrize("width", [5, 7])
 def test_a_model_of_another_shape_is_refused_with_the_difference_and_nothing_is_changed(width, tmp_path):
     with pytest.raises(Killed):
@@ -356,6 +359,7 @@ def test_a_model_of_another_shape_is_refused_with_the_difference_and_nothing_is_
     assert trainer.train_loader.dataset.loaded == []
 
 
+@pytest.mark.fault("another model on resume", "Message 1")
 def test_names_that_are_missing_and_unexpected_are_listed(tmp_path):
     prepared(tmp_path / "a").fit(epochs=1, resume=True)
     trainer = prepared(tmp_path / "a")
@@ -368,6 +372,7 @@ def test_names_that_are_missing_and_unexpected_are_listed(tmp_path):
     assert "0.bias" in str(caught.value)
 
 
+@pytest.mark.fault("another model on resume", "Message 1")
 def test_other_parameter_groups_are_refused(tmp_path):
     prepared(tmp_path / "a").fit(epochs=1, resume=True)
     trainer = prepared(tmp_path / "a")

@@ -130,6 +130,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.fault("an error in a function, callback, loader", "Message 1, Equal 1")
 @pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.slow
 def test_an_exception_comes_out_as_it_was_and_the_run_goes_on_without_it(name, tmp_path):
@@ -180,6 +181,7 @@ def test_a_killed_worker_is_told_and_the_run_goes_on(tmp_path):
     assert not {"model", "history", "generators"}.intersection(differences(again, fingerprint(expected)))
 
 
+@pytest.mark.fault("a loss that is NaN", "Message 1")
 def test_what_is_not_finite_ends_the_run_before_it_is_saved(tmp_path):
     def spoil(trainer):
         if trainer.step == 5:

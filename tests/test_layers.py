@@ -16,15 +16,18 @@ ROOT = Path(ignition.__file__).parent
 
 # Each module imports only from those above it. A new one takes its place here.
 ORDER = """
-    errors types structure position running
+    errors types structure position running files
     device rng keyed precision window optimize duration transfer
     means metrics tensor_loader data signature modes notes optimizers predictions
-    ranking plots records history progress weights
-    arguments goal pretrained passes
+    ranking plots figures records markup history notebook progress weights lr_finder
+    report arguments goal pretrained passes loader_place memory loader_advice
     codec checkpoint lock signals background
     callbacks.base snapshot callbacks.lr_schedule callbacks.schedule callbacks.warmup callbacks.schedules
-    callbacks.saving callbacks.stopping callbacks.averaging callbacks.logging callbacks.checkpointing callbacks
-    events steps first_step training captured loop settings fitting evaluation trainer
+    callbacks.saving callbacks.stopping callbacks.averaging callbacks.display callbacks.logging callbacks.profiling
+    callbacks.tracking callbacks.tensorboard_folder callbacks.mlflow_run callbacks.wandb_file callbacks.wandb_run
+    callbacks.pruning callbacks.checkpointing callbacks
+    events steps first_step training captured loop settings fitting evaluation trial finding trainer
+    check_report check_runs data_checks model_checks training_checks checks summary
     ignition
 """
 LAYERS = ORDER.split()
@@ -95,7 +98,19 @@ def test_importing_ignition_loads_nothing_heavy():
     loaded = done.stdout.split()
     assert "ignition.trainer" in loaded
     packages = {name.split(".")[0] for name in loaded}
-    assert not packages & {"matplotlib", "pandas", "IPython", "tqdm", "safetensors", "sklearn", "torchmetrics"}
+    assert not packages & {
+        "matplotlib",
+        "pandas",
+        "IPython",
+        "tqdm",
+        "safetensors",
+        "sklearn",
+        "torchmetrics",
+        "tensorboard",
+        "mlflow",
+        "wandb",
+        "optuna",
+    }
     assert not [name for name in loaded if name.startswith("torch.distributed")]
 
 

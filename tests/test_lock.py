@@ -85,6 +85,7 @@ def test_another_process_is_refused_with_the_number_of_the_holder(tmp_path, hold
     assert (tmp_path / "lock").read_text() == str(process.pid)
 
 
+@pytest.mark.fault("the lock of a dead process", "taken over")
 @pytest.mark.slow
 def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path, holder):
     process, _ = holder(tmp_path)
@@ -93,6 +94,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path, holder):
     FolderLock(tmp_path).release()
 
 
+@pytest.mark.fault("the lock of a dead process", "taken over")
 @pytest.mark.slow
 def test_the_lock_of_a_killed_process_is_taken_over_while_its_children_live(tmp_path, holder):
     process, child = holder(tmp_path, "with a child")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 
@@ -270,6 +271,8 @@ class TestItsPlace:
         schedule = LRSchedule(torchs.StepLR(two_groups(), 3), every)
         assert [name for name in vars(schedule) if name.startswith("on_")] == [event]
         assert getattr(LRSchedule, event) is getattr(Callback, event)
+        other = copy.copy(schedule)
+        assert getattr(other, event).__self__ is other
 
     @pytest.mark.parametrize(
         ("structure", "name"),

@@ -1,4 +1,5 @@
 import gc
+import json
 import math
 import warnings
 import weakref
@@ -90,6 +91,19 @@ def test_the_saved_state_is_a_copy():
     loaded.load_state_dict(state)
     loaded.add({"loss": 1.0}, 2)
     assert state == {"loss": [2.0, 2]}
+
+
+def test_the_order_of_the_names_is_saved_where_some_are_those_of_metric_objects():
+    metric = torchmetrics.MeanMetric()
+    metric.update(2.0)
+    whole = means_of(({"first": 1.0, "it": metric, "last": 3.0}, 2))
+    loaded = Means()
+    loaded.load_state_dict(json.loads(json.dumps(whole.state_dict())))
+    assert loaded.compute() == {"first": 1.0, "last": 3.0}  # the object has not come yet
+    loaded.add({"last": 3.0, "it": metric}, 2)
+    assert list(loaded.compute().items()) == [("first", 1.0), ("it", 2.0), ("last", 3.0)]
+    with pytest.raises(MetricError, match="now as a number and now as a metric object"):
+        loaded.add({"it": 1.0}, 2)
 
 
 def test_merging_leaves_the_other_as_it_was():
@@ -321,6 +335,14 @@ def test_a_name_must_be_a_string(metric):
         Means().add({3: metric}, 1)
 
 
+@pytest.mark.parametrize("name", ["lo\nss", "loss\n", "lo\rss", "lo\u2028ss"])
+def test_a_name_must_be_of_one_line(name):
+    with pytest.raises(MetricError, match=r"(?s)named 'lo.*names of one line.*take the line break out"):
+        Means().add({name: 1.0}, 1)
+    with pytest.raises(MetricError, match=r"(?s)named 'f1_lo.*names of one line"):
+        means_of(({"f1": Computes({name: 1.0})}, 4)).compute()
+
+
 def test_a_long_value_is_cut_in_the_message():
     with pytest.raises(MetricError) as caught:
         Means().add({"text": "x" * 10_000}, 1)
@@ -439,7 +461,7 @@ def test_any_object_with_update_compute_and_reset_is_a_metric(value):
     means = means_of(({"it": metric}, 4))
     assert means.compute() == {"it": 2.0}
     assert type(means.compute()["it"]) is float
-    assert means.state_dict() == {}, "it keeps its own state"
+    assert means.state_dict() == {"it": None}, "it keeps its own state"
     means.load_state_dict({"it": [6.0, 2.0]})
     assert metric.value == 0.0
     assert means.compute() == {"it": 3.0}

@@ -16,13 +16,14 @@ import torch
 
 from ignition import Trainer, progress
 from ignition.progress import Progress, in_notebook, in_terminal
+from ignition.records import number_text
 
 RECORD = {"epoch": 1, "step": 47, "train_loss": 0.9937, "val_acc": 0.5, "lr": 0.1, "seconds": 1.25, "data_seconds": 0.5}
 
 
 def number(value):
     """A number as the line of a record shows it."""
-    return progress._number(value)
+    return number_text(value)
 
 
 # Numbers
@@ -82,6 +83,13 @@ def test_a_record_is_one_plain_line(capsys):
         "epoch  1/10  step     47  train_loss 0.9937  val_acc 0.5000  lr 0.1000  1.2 s\n",
         "",
     )
+
+
+def test_a_text_of_several_lines_does_not_break_the_line_of_a_record(capsys):
+    Progress(True).record({**RECORD, "note": "first\nsecond"}, epochs=10)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert "note first second" in out
 
 
 def test_a_record_of_a_fit_by_steps_has_no_last_epoch(capsys):
@@ -451,40 +459,6 @@ def test_without_ipython_there_is_no_notebook(monkeypatch):
     monkeypatch.delitem(sys.modules, "IPython", raising=False)
     assert not in_notebook()
     assert "IPython" not in sys.modules
-
-
-class Bar:
-    """In the place of tqdm's bar for notebooks: keeps what is asked of it."""
-
-    made = None
-
-    def __init__(self, **settings):
-        type(self).made.append(self)
-        self.settings = settings
-        self.n = settings["initial"]
-        self.log = []
-
-    def __getattr__(self, name):
-        return lambda *arguments, **keywords: self.log.append((name, *arguments))
-
-
-def test_a_notebook_has_a_bar_of_its_own(monkeypatch, capsys):
-    use_shell(monkeypatch, "ZMQInteractiveShell")
-    monkeypatch.setitem(sys.modules, "ipywidgets", types.ModuleType("ipywidgets"))
-    notebook = types.ModuleType("tqdm.notebook")
-    notebook.tqdm = Bar
-    monkeypatch.setitem(sys.modules, "tqdm.notebook", notebook)
-    monkeypatch.setattr(Bar, "made", [])
-    shown = Progress(True)
-    shown.begin("epoch 1/3", total=10, done=2)
-    shown.draw(5.0, 3, {"loss": 0.5})
-    shown.end()
-    (bar,) = Bar.made
-    assert (bar.settings["desc"], bar.settings["total"], bar.settings["leave"]) == ("epoch 1/3", 10, False)
-    assert bar.monitor_interval == 0
-    assert bar.log == [("set_postfix_str", "loss 0.5000"), ("update", 1), ("close",)]
-    shown.record(RECORD, epochs=3)
-    assert capsys.readouterr().out.startswith("epoch 1/3  step     47  train_loss 0.9937")
 
 
 def test_a_notebook_without_widgets_has_the_bar_of_a_terminal(monkeypatch, capsys):

@@ -37,8 +37,11 @@ NAMES = [
     "optimize",
     "predict",
     "predict_on_batch",
+    "report",
+    "sanity_checks",
     "seed_everything",
     "set_lr",
+    "summary",
     "topk_accuracy",
     "unfreeze",
 ]
@@ -54,13 +57,29 @@ CALLBACKS = [
     "ExponentialDecay",
     "LRSchedule",
     "LinearDecay",
+    "MLflow",
+    "OptunaPruning",
+    "PlotProgress",
+    "Profile",
     "SWA",
     "SaveModel",
     "Schedule",
     "StepDecay",
+    "TensorBoard",
     "TerminateOnNaN",
     "TimeLimit",
+    "WandB",
     "Warmup",
+]
+
+REPORT = [
+    "Example",
+    "Examples",
+    "find_examples",
+    "label_counts",
+    "plot_confusion",
+    "plot_history",
+    "plot_label_counts",
 ]
 
 ERRORS = [
@@ -88,6 +107,7 @@ TRAINER = [
     "eval_fn",
     "evaluate",
     "exception",
+    "find_lr",
     "fit",
     "history",
     "hyper",
@@ -150,6 +170,7 @@ SIGNATURES = {
     ),
     "Trainer.fit": "self epochs=None * steps=None eval_every=None max_eval_steps=None resume=False",
     "Trainer.evaluate": "self loader=None * max_steps=None",
+    "Trainer.find_lr": "self start_lr=1e-06 end_lr=10 steps=100 * metric='loss' optimizer=None smoothing=0.9",
     "Trainer.predict": "self pred_fn loader",
     "Trainer.stop": "self reason",
     "Trainer.on": "self event",
@@ -169,6 +190,9 @@ SIGNATURES = {
     "unfreeze": "model",
     "freeze_until": "model name",
     "set_lr": "optimizer lr",
+    "sanity_checks": "trainer checks=()",
+    "summary": "model input=None * input_size=None depth=3",
+    "callbacks.Profile": "steps=5 * folder='profile' wait=2 warmup=1 top=10",
     "callbacks.LinearDecay": ("name start_value end_value max_epochs=None * max_steps=None optimizer=None group=None"),
     "callbacks.Schedule": "name fn * every='epoch' optimizer=None group=None",
     "callbacks.LRSchedule": "torch_scheduler every='epoch' monitor=None",
@@ -177,7 +201,7 @@ SIGNATURES = {
 
 @pytest.mark.parametrize(
     ("module", "names"),
-    [(ignition, NAMES), (callbacks, CALLBACKS), (ignition.errors, ERRORS)],
+    [(ignition, NAMES), (callbacks, CALLBACKS), (ignition.errors, ERRORS), (ignition.report, REPORT)],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_the_names_of_a_module_are_these(module, names):
@@ -234,7 +258,7 @@ def shown(signature):
 def documented():
     """Each public function and class, and the public methods and properties of those classes, by name."""
     found = {}
-    for module in (ignition, callbacks, ignition.errors):
+    for module in (ignition, callbacks, ignition.errors, ignition.report):
         for name in module.__all__:
             found[name] = getattr(module, name)
     for name, kind in [(name, value) for name, value in found.items() if isinstance(value, type)]:

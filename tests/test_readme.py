@@ -7,76 +7,46 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from pages import FENCE, ROOT, blocks, run_in_order
 from torch import nn
 
 import ignition
 
-ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 
-FENCE = re.compile(
-    r"^(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", flags=re.MULTILINE | re.DOTALL
-)
-FOREIGN = "foreign: not run"  # above a block that shows the code of another library, or of another time
-OUTPUT = "output"  # above what the block before it prints
-FOREIGN_BLOCKS = 4
-
-
-@dataclass(frozen=True)
-class Block:
-    """What stands between two fences, with the line that it begins at and the mark above it."""
-
-    language: str
-    mark: str | None
-    line: int
-    text: str
-
-
-def blocks() -> list[Block]:
-    readme = README.read_text(encoding="utf-8")
-    return [
-        Block(found["language"], found["mark"], readme.count("\n", 0, found.start("text")) + 1, found["text"])
-        for found in FENCE.finditer(readme)
-    ]
-
-
-def shape(text: str) -> list[list[str]]:
-    """A text as the words of its lines, with every number as a #: those of a training differ between machines."""
-    return [re.sub(r"\d+(\.\d+)?(e[-+]\d+)?", "#", line).split() for line in text.splitlines()]
+FOREIGN = "foreign: not run"
+FOREIGN_BLOCKS = 1
 
 
 def test_every_block_is_read() -> None:
-    readme = README.read_text(encoding="utf-8")
-    assert readme.count("```") == 2 * len(blocks())
-    assert readme.count("<!--") == sum(block.mark is not None for block in blocks())
-    assert {block.language for block in blocks()} == {"python", "text", "sh"}
-    assert {(block.language, block.mark) for block in blocks() if block.mark} == {("python", FOREIGN), ("text", OUTPUT)}
+    text = README.read_text(encoding="utf-8")
+    found = blocks(README)
+    assert text.count("```") == 2 * len(found)
+    assert text.count("<!--") == sum(block.mark is not None for block in found)
+    assert {block.language for block in found} == {"python", "text", "sh"}
+    assert {(block.language, block.mark) for block in found if block.mark} == {("python", FOREIGN), ("text", "output")}
 
 
 def test_the_python_blocks_run_in_order_and_print_what_the_readme_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": "readme"}
-    ran, printed = 0, ""
-    for block in blocks():
-        if block.language == "python" and block.mark is None:
-            # As many empty lines before it as the README has: a traceback names the right line.
-            exec(compile("\n" * (block.line - 1) + block.text, str(README), "exec"), namespace)
-            ran, printed = ran + 1, capsys.readouterr().out
-        elif block.mark == OUTPUT:
-            assert shape(printed) == shape(block.text), f"README.md, line {block.line}"
-    assert ran == sum(block.language == "python" for block in blocks()) - FOREIGN_BLOCKS
+    ran = run_in_order(README, lambda: capsys.readouterr().out)
+    assert ran == sum(block.language == "python" for block in blocks(README)) - FOREIGN_BLOCKS
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_it_takes_five_minutes_to_read() -> None:
+    prose = FENCE.sub("", README.read_text(encoding="utf-8").partition("\n## What each piece does\n")[0])
+    assert len(prose.split()) < 5 * 200  # up to the table, which one looks things up in
+
+
 def test_only_the_blocks_marked_as_foreign_are_left_out_and_those_are_python_too() -> None:
-    foreign = [block for block in blocks() if block.mark == FOREIGN]
+    foreign = [block for block in blocks(README) if block.mark == FOREIGN]
     assert len(foreign) == FOREIGN_BLOCKS
     for block in foreign:
         compile(block.text, str(README), "exec")

@@ -2,7 +2,6 @@ import csv
 import io
 import json
 import math
-import os
 from fractions import Fraction
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from ignition.errors import ArgumentError
-from ignition.records import column_order, decode, encode, read_json, replace_file, scalar, table, write_csv
+from ignition.records import column_order, decode, encode, read_json, scalar, table, write_csv
 
 
 def test_columns_come_in_the_order_that_a_person_reads():
@@ -129,36 +128,6 @@ def test_csv_leaves_empty_what_is_not_there():
     write_csv(file, ["a", "b"], rows)
     read = list(csv.reader(io.StringIO(file.getvalue())))
     assert read == [["a", "b"], ["", 'x,"y"'], ["0.0", ""], ["inf", ""]]
-
-
-def test_a_file_is_replaced_as_a_whole(tmp_path):
-    path = tmp_path / "new" / "folder" / "a.txt"
-    replace_file(path, lambda file: file.write("one\n"))
-    replace_file(str(path), lambda file: file.write("two\ud800\n"))
-    assert path.read_bytes() == b"two\\ud800\n"
-    assert os.listdir(path.parent) == ["a.txt"]
-
-
-def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
-    def write(file):
-        file.write("half")
-        raise KeyError("stop")
-
-    path = tmp_path / "a.txt"
-    path.write_text("whole")
-    with pytest.raises(KeyError, match="stop"):
-        replace_file(path, write)
-    assert path.read_text() == "whole"
-    assert os.listdir(tmp_path) == ["a.txt"]
-
-
-def test_a_link_stays_a_link(tmp_path):
-    path, link = tmp_path / "a.txt", tmp_path / "link.txt"
-    path.write_text("old")
-    link.symlink_to(path)
-    replace_file(link, lambda file: file.write("new"))
-    assert link.is_symlink()
-    assert path.read_text() == "new"
 
 
 @pytest.mark.parametrize("text", ["", "{", "NaN", "[Infinity]", "[-Infinity]", "[" * 100_000, "\x80", '{"a": 1} b'])

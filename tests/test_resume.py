@@ -109,7 +109,7 @@ def live(script, folder, ticker):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_from_each_checkpoint_a_run_goes_on_to_the_same_bits(name, tmp_path):
+def test_from_each_checkpoint_a_run_goes_on_to_the_same_bits(name, tmp_path, seen):
     script = SCRIPTS[name]
     expected, checkpoints = uninterrupted(script, tmp_path / "whole")
     assert len(checkpoints) >= 5
@@ -119,6 +119,7 @@ def test_from_each_checkpoint_a_run_goes_on_to_the_same_bits(name, tmp_path):
         if differences(again, expected):
             wrong[checkpoint.name] = differences(again, expected)
     assert not wrong
+    seen("resumed at every step", len(checkpoints), f"Equal {len(checkpoints)}")
 
 
 @pytest.mark.parametrize("name", ["everything", "two models", "a carried state", "LBFGS", "an end in steps"])
@@ -132,15 +133,17 @@ def test_from_some_checkpoints_a_run_goes_on_to_the_same_bits(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WORKERS)
-def test_a_run_goes_on_with_another_number_of_workers(name, tmp_path):
+def test_a_run_goes_on_with_another_number_of_workers(name, tmp_path, seen):
     script, others = WORKERS[name]
     expected, checkpoints = uninterrupted(script, tmp_path / "whole")
     alone = fingerprint(run(script.change(workers=0, persistent=False, prefetch=None), tmp_path / "alone"))
     assert alone == expected
-    for checkpoint in checkpoints[1:-1:3]:
+    places = checkpoints[1:-1:3]
+    for checkpoint in places:
         changed = script.change(every=NEVER, prefetch=None, **others)
         assert not differences(go_on_from(checkpoint, changed, tmp_path / "again"), expected), checkpoint
         gc.collect()  # persistent workers end with their loader
+    seen("another number of workers on resume", len(places), f"Equal {len(places)}")
 
 
 MOMENTS = {
@@ -156,11 +159,11 @@ MOMENTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("by", [None, signal.SIGUSR1, signal.SIGINT], ids=["killed", "SIGUSR1", "SIGINT"])
 @pytest.mark.parametrize("name", MOMENTS)
-def test_at_each_call_of_a_function_a_run_can_be_interrupted(name, by, tmp_path):
+def test_at_each_call_of_a_function_a_run_can_be_interrupted(name, by, tmp_path, seen):
     script, whole = MOMENTS[name], Ticker()
     expected = fingerprint(run(script, tmp_path / "whole", whole))
-    wrong = {}
-    for at in range(1 + (by == signal.SIGINT), whole.count + 1, 2):
+    wrong, places = {}, range(1 + (by == signal.SIGINT), whole.count + 1, 2)
+    for at in places:
         folder = tmp_path / str(at)
         live(script, folder, Ticker(at, by))
         again = run(script, folder)
@@ -168,8 +171,10 @@ def test_at_each_call_of_a_function_a_run_can_be_interrupted(name, by, tmp_path)
             wrong[at] = differences(again, expected)
         shutil.rmtree(folder)
     assert not wrong
+    seen("ended at every other call of a function, in one process", len(places), f"Equal {len(places)}")
 
 
+@pytest.mark.fault("interrupted again and again, in one process", "Equal 1")
 @pytest.mark.parametrize("by", [None, signal.SIGTERM], ids=["killed", "SIGTERM"])
 @pytest.mark.parametrize("name", ["plain", "each second step"])
 def test_a_run_may_be_interrupted_several_times(name, by, tmp_path):
@@ -242,6 +247,7 @@ def test_the_folder_may_be_moved(tmp_path):
     assert again.callbacks[-1].best_path.parent == tmp_path / "there"
 
 
+@pytest.mark.fault("the clock moved back, files of any age", "Equal 1")
 def test_the_newest_is_told_by_its_step_and_not_by_the_times_of_files(tmp_path):
     script = Script(every=1, keep=100)
     expected = fingerprint(run(script, tmp_path / "whole"))
@@ -256,6 +262,7 @@ def test_the_newest_is_told_by_its_step_and_not_by_the_times_of_files(tmp_path):
     assert ticker.count == 18 - 8  # none of the steps that a checkpoint holds is done again
 
 
+@pytest.mark.fault("the clock moved back, files of any age", "Equal 1")
 def test_the_clock_of_the_system_has_no_say(tmp_path, monkeypatch):
     clock = iter(range(10**9, 0, -3600))
     monkeypatch.setattr("time.time", lambda: float(next(clock)))
@@ -265,6 +272,7 @@ def test_the_clock_of_the_system_has_no_say(tmp_path, monkeypatch):
     assert not differences(run(script, tmp_path / "a"), expected)
 
 
+@pytest.mark.fault("one loaded state used several times", "Equal 3", 3)
 def test_one_loaded_state_serves_several_trainings(tmp_path):
     from ignition.checkpoint import read
     from ignition.snapshot import apply

@@ -340,6 +340,7 @@ def test_another_kind_of_loader_is_refused(tmp_path):
         build(KeepingLoader, tmp_path / "b").fit(epochs=2, resume=True)
 
 
+@pytest.mark.fault("other data or batch size on resume", "Message 1")
 @pytest.mark.parametrize(
     "other",
     [

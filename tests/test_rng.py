@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ignition import rng
 from ignition.errors import ArgumentError
 from ignition.rng import capture, check_seed, key_of, keyed, restore, seed_everything, seed_fetching
 
@@ -152,6 +153,37 @@ def test_keyed_puts_everything_back():
         draws()
         assert states() != before
     assert states() == before
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["as memory", "word by word"])
+@pytest.mark.parametrize("normals", [0, 1, 2])
+@pytest.mark.parametrize("words", [0, 1, 622, 623, 624, 625, 1248])
+def test_keyed_puts_numpy_back_wherever_its_generator_stands(words, normals, known, monkeypatch):
+    if not known:
+        monkeypatch.setattr(rng, "_is_plain_memory", lambda: False)
+    np.random.seed(3)
+    np.random.bytes(4 * words)
+    np.random.standard_normal(normals)
+    before = states()
+    with keyed(5):
+        np.random.standard_normal()
+    assert states() == before
+
+
+def test_the_state_of_this_numpy_can_be_copied_as_memory():
+    assert rng._is_plain_memory()
+
+
+def test_keyed_puts_back_a_generator_that_was_put_in_the_place_of_numpys_own():
+    own, other = np.random.get_bit_generator(), type("MT19937", (np.random.MT19937,), {})(4)
+    np.random.set_bit_generator(other)
+    try:
+        before = other.state["state"]["key"].tolist(), other.state["state"]["pos"]
+        with keyed(5):
+            np.random.rand()
+        assert (other.state["state"]["key"].tolist(), other.state["state"]["pos"]) == before
+    finally:
+        np.random.set_bit_generator(own)
 
 
 def test_keyed_puts_everything_back_after_an_exception():

@@ -661,6 +661,17 @@ class TestLife:
         trainer.epoch = 3
         assert trainer.fit([again], 2, batches=1) == [4, 3]
 
+    @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+    @pytest.mark.parametrize("limit", ["max_epochs", "max_steps"])
+    def test_a_copy_listens_by_itself(self, copied, limit):
+        schedule = LinearDecay("lambd", 4, 1, **{limit: 4})
+        other = copied(schedule)
+        other.name = "other"
+        trainer = StandIn()
+        trainer.fit([other], None if limit == "max_steps" else 3, steps=3 if limit == "max_steps" else 9, read=dict)
+        assert trainer.hyper == {"other": 2}
+        assert schedule.state_dict() == {}
+
     def test_a_copy_moves_on_its_own(self):
         schedule = LinearDecay("lambd", 4, 1, max_steps=4)
         other = copy.deepcopy(schedule)

@@ -298,6 +298,8 @@ def test_a_training_that_is_put_back_ends_as_the_one_that_went_on(tmp_path, scri
     put_back.fit(steps=4)
     assert everything(put_back) == everything(whole)
     put_back.load(tmp_path / "a")  # the same one, once more
+    assert put_back.training.fit["number"] == 2  # no number comes twice in a script
+    put_back.training.fit["number"] = 1
     assert everything(put_back) == saved
 
 

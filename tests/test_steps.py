@@ -108,6 +108,23 @@ def test_outputs_that_share_memory_with_the_parameters_are_measured_before_the_s
     assert result["mse"].item() == result["loss"].item() == 1.0
 
 
+@pytest.mark.parametrize(
+    ("names", "outputs", "targets"),
+    [
+        (["acc", "top5"], torch.randn(8, 6), torch.randint(6, (8,))),
+        (["acc"], torch.randn(8, 1), torch.randint(2, (8,))),
+        (["acc"], torch.randn(8, 3), torch.randint(2, (8, 3))),
+        (["mse", "mae"], torch.randn(8, 3), torch.randn(8, 3, requires_grad=True)),
+    ],
+    ids=["multi-class", "binary", "multi-label", "regression"],
+)
+def test_no_metric_of_a_name_keeps_a_graph(names, outputs, targets):
+    scale = torch.ones(1, requires_grad=True)
+    metrics = evaluate_on_batch(lambda x: x * scale, outputs, targets, lambda outputs, targets: outputs.mean(), names)
+    assert [metric.grad_fn for metric in metrics.values()] == [None] * len(names)
+    assert not any(metric.requires_grad for metric in metrics.values())
+
+
 @pytest.mark.parametrize("function", [fit_on_batch, evaluate_on_batch])
 def test_metrics_are_0d_tensors_without_a_graph(model, batch, function):
     seen = []

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ignition.errors import ArgumentError
-from ignition.weights import check_weights, copy_weights, restore_weights, write_weights, write_whole
+from ignition.weights import check_weights, copy_weights, restore_weights, write_weights
 
 ENDINGS = [".pt", ".safetensors"]
 
@@ -265,45 +265,6 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(ending: str, room: int
     assert os.listdir(tmp_path) == [path.name]
     write_weights(new, path)
     assert_same(load(path), new.state_dict())
-
-
-@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError("no"), OSError("gone")])
-def test_whatever_interrupts_the_writing_nothing_is_left(failure: Any, tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def write(partial: Path) -> None:
-        partial.write_text("half")
-        (partial.parent / "more").touch()
-        raise failure
-
-    with pytest.raises(failure if isinstance(failure, type) else type(failure)):
-        write_whole(path, write)
-
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file"]
-
-
-def test_the_old_file_is_there_until_the_new_one_is_whole_and_flushed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-    seen: list[str] = []
-    flush = os.fsync
-
-    def watched_flush(descriptor: int) -> None:
-        seen.append(path.read_text())
-        flush(descriptor)
-
-    def write(partial: Path) -> None:
-        partial.write_text("new")
-        seen.append(path.read_text())
-
-    monkeypatch.setattr(os, "fsync", watched_flush)
-    write_whole(path, write)
-
-    assert seen == ["old", "old", "new"]  # while it is written, at its flush, at the folder's flush
 
 
 def test_a_folder_of_that_name_is_an_error_that_leaves_it(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Ignition: you write two plain functions for one batch, Ignition runs the loop."""
 
-from ignition import callbacks, errors
+from ignition import callbacks, errors, report
 from ignition.callbacks.base import Callback
+from ignition.checks import sanity_checks
 from ignition.device import default_device, make_var
 from ignition.errors import IgnitionError, IgnitionWarning
 from ignition.evaluation import evaluate, predict
@@ -13,6 +14,7 @@ from ignition.optimizers import set_lr
 from ignition.pretrained import load_weights
 from ignition.rng import seed_everything
 from ignition.steps import crossentropy_loss, evaluate_on_batch, fit_on_batch, predict_on_batch
+from ignition.summary import summary
 from ignition.tensor_loader import TensorLoader
 from ignition.trainer import Trainer
 
@@ -40,8 +42,11 @@ __all__ = [
     "optimize",
     "predict",
     "predict_on_batch",
+    "report",
+    "sanity_checks",
     "seed_everything",
     "set_lr",
+    "summary",
     "topk_accuracy",
     "unfreeze",
 ]

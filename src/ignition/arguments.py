@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ignition.data import length_of
 from ignition.errors import ArgumentError, BatchError, warn
-from ignition.signature import TRAINER_CALL, Signature
+from ignition.signature import TRAINER_CALL, Signature, check_names
 from ignition.structure import named
 from ignition.window import UpdateRules
 
@@ -24,12 +24,16 @@ __all__ = [
     "check_count",
     "check_evaluation",
     "check_hyper",
+    "check_idle",
     "check_loader",
+    "check_measurable",
     "check_model",
     "check_model_and_optimizer",
     "check_not_empty",
     "check_optimizer",
+    "check_parts",
     "check_rules",
+    "checked_hyper",
 ]
 
 _ORDER = f"check the order: {TRAINER_CALL}"
@@ -85,6 +89,17 @@ def check_model_and_optimizer(model: Any, optimizer: Any) -> None:
             )
 
 
+def check_parts(
+    model: Any, optimizer: Any, train_fn: Any, train_loader: Any, eval_fn: Any, test_loader: Any, batch_axis: Any
+) -> None:
+    """Raises ArgumentError if something that a Trainer is made of is wrong."""
+    check_model_and_optimizer(model, optimizer)
+    Signature(train_fn, "train_fn")
+    check_loader(train_loader, "train_loader")
+    check_evaluation(eval_fn, test_loader)
+    check_batch_axis(batch_axis)
+
+
 def check_loader(loader: Any, name: str, fix: str = _ORDER) -> None:
     """Raises ArgumentError if `loader` is nothing that gives batches; `fix` is what to do then."""
     iterable = isinstance(loader, Iterable) or hasattr(loader, "__getitem__")
@@ -115,6 +130,33 @@ def check_evaluation(eval_fn: Any, test_loader: Any) -> None:
     if (eval_fn is None) is not (test_loader is None):
         given = "a test_loader and no eval_fn" if eval_fn is None else "an eval_fn and no test_loader"
         raise ArgumentError(f"there is {given}", expected="both, or neither", fix=_ORDER)
+
+
+def checked_hyper(hyper: Any) -> dict[str, Any]:
+    """A copy of ``trainer.hyper`` as it is set. Raises as `check_hyper` and `check_names` do."""
+    check_hyper(hyper, "trainer.hyper")
+    check_names(hyper)
+    return dict(hyper)
+
+
+def check_idle(is_fitting: bool, call: str) -> None:
+    """Raises ArgumentError if a Trainer trains; `call` is what cannot be called then."""
+    if is_fitting:
+        raise ArgumentError(
+            f"{call} was called inside a fit", "a Trainer that is not training", f"call {call} before fit, or after it"
+        )
+
+
+def check_measurable(eval_signature: Signature | None, loader: Any, max_steps: Any) -> None:
+    """Raises ArgumentError if a Trainer cannot evaluate on `loader`."""
+    if eval_signature is None or loader is None:
+        raise ArgumentError(
+            "this Trainer has no eval_fn",
+            expected="an eval_fn and a loader",
+            fix=f"make it with {TRAINER_CALL}, or call evaluate(model, eval_fn, loader)",
+        )
+    check_loader(loader, "loader", "check the order: trainer.evaluate(loader)")
+    check_count(max_steps, "max_steps")
 
 
 def check_hyper(hyper: Any, name: str) -> None:

@@ -17,7 +17,7 @@ from ignition.types import MetricObject
 if TYPE_CHECKING:
     from ignition.trainer import Trainer
 
-__all__ = ["warn_of_captured"]
+__all__ = ["variables_of", "warn_of_captured"]
 
 
 def warn_of_captured(trainer: Trainer[Any]) -> None:
@@ -30,7 +30,7 @@ def warn_of_captured(trainer: Trainer[Any]) -> None:
     covered |= {id(part) for one in named(trainer.model).values() for part in one.modules()}
     found: dict[str, str] = {}
     for role, function in (("train_fn", trainer.train_fn), ("eval_fn", trainer.eval_fn)):
-        for name, value in _variables(function):
+        for name, value in variables_of(function):
             kind = _kind(value)
             if kind is not None and id(value) not in covered:
                 found.setdefault(name, f"{kind} {name!r} of {role}")
@@ -54,7 +54,7 @@ def _kind(value: Any) -> str | None:
     return "the metric" if isinstance(value, MetricObject) and not isinstance(value, (type, dict, set)) else None
 
 
-def _variables(function: Callable[..., Any] | None) -> Iterator[tuple[str, Any]]:
+def variables_of(function: Callable[..., Any] | None) -> Iterator[tuple[str, Any]]:
     """The variables that a function names, besides its own."""
     if function is None:
         return
@@ -62,7 +62,7 @@ def _variables(function: Callable[..., Any] | None) -> Iterator[tuple[str, Any]]
     if isinstance(function, partial):
         yield from ((str(place), value) for place, value in enumerate(function.args))
         yield from function.keywords.items()
-        yield from _variables(function.func)
+        yield from variables_of(function.func)
     elif bound is not None or not inspect.isfunction(inspect.unwrap(function)):
         yield from getattr(bound if bound is not None else function, "__dict__", {}).items()
     if inspect.isfunction(inspect.unwrap(function)) or inspect.ismethod(function):

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ignition.errors import CheckpointError
+from ignition.files import flush_folder
 
 __all__ = ["VERSION", "Content", "OtherVersion", "read", "remove", "sweep", "write"]
 
@@ -40,6 +41,28 @@ _FOREIGN = {
     str(dtype): dtype for dtype in (torch.complex128, torch.complex32, torch.float8_e8m0fnu, torch.float4_e2m1fn_x2)
 }
 """What safetensors cannot hold: kept as bytes, with type and shape in state.json."""
+
+_SAFE = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.complex64: "C64",
+}
+"""How safetensors calls the types that it holds."""
 
 
 class OtherVersion(CheckpointError):
@@ -81,12 +104,12 @@ def write(path: Path, content: Content) -> None:
         for name, tensors in content.tensors.items():
             if tensors or name != "state":
                 file = f"{name}.safetensors"
-                data, foreign[file] = _serialised(tensors)
-                checksums[file] = _write_file(partial / file, data)
+                parts, foreign[file] = _serialised(tensors)
+                checksums[file] = _write_file(partial / file, parts)
         body = {"version": VERSION, "checksums": checksums, "foreign": foreign, "state": content.state}
         text = json.dumps({"checksum": _checksum(_canonical(body)), **body}, indent=1, allow_nan=False)
-        _write_file(partial / _STATE, text.encode())
-        _flush_folder(partial)
+        _write_file(partial / _STATE, [text.encode()])
+        flush_folder(partial)
         _name(partial, path)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -150,7 +173,7 @@ def _name(partial: Path, path: Path) -> None:
     except BaseException:
         _recover(path)
         raise
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -218,34 +241,40 @@ def _broken(path: Path, what: str) -> CheckpointError:
     )
 
 
-def _serialised(tensors: Mapping[str, Tensor]) -> tuple[bytes, dict[str, Any]]:
-    """The tensors as a safetensors file, and the types and shapes of those that it holds as bytes."""
-    from safetensors.torch import save
+def _serialised(tensors: Mapping[str, Tensor]) -> tuple[list[memoryview], dict[str, Any]]:
+    """The tensors as the parts of a safetensors file, and the types and shapes of those that it holds as bytes.
 
+    Not by safetensors' own ``save``: it would copy everything once more, and have Python wait for that, the training
+    loop in its thread too. The parts of the tensors are their own memory.
+    """
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     foreign = {name: [str(one.dtype), list(one.shape)] for name, one in whole.items() if str(one.dtype) in _FOREIGN}
     for name in foreign:
         whole[name] = whole[name].reshape(-1).view(torch.uint8)
-    return save(whole, metadata={"format": "pt"}), foreign
+    # The widest first, as safetensors does it: so each lies where its type can be read in place.
+    order = sorted(whole, key=lambda name: (-whole[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    parts, place = [], 0
+    for name in order:
+        tensor, end = whole[name], place + whole[name].nbytes
+        header[name] = {"dtype": _SAFE[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [place, end]}
+        parts.append(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        place = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return [memoryview(len(text).to_bytes(8, "little") + text), *parts], foreign
 
 
-def _write_file(path: Path, data: bytes) -> str:
+def _write_file(path: Path, parts: Iterable[bytes | memoryview]) -> str:
     """Writes and flushes a file; returns its checksum."""
+    digest = hashlib.sha256()
     with path.open("wb") as file:  # a file object: torch and safetensors hide why a disk refused
-        file.write(data)
+        for part in parts:
+            file.write(part)
+            digest.update(part)
         file.flush()
         os.fsync(file.fileno())
-    return _checksum(data)
-
-
-def _flush_folder(path: Path) -> None:
-    """Makes the names in a folder last through a loss of power, where the system can do that."""
-    if os.name == "posix":
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    return digest.hexdigest()
 
 
 def _checksum(data: bytes) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "batch_weight",
     "check_place_kept",
     "describe_batch",
+    "drop_workers",
     "items_of",
     "iterate",
     "keeps_place",
@@ -76,6 +77,13 @@ def rekeyed(loader: Any, seed: int, purpose: str) -> Any:
     if isinstance(loader, TensorLoader):
         return KeyedTensors(loader, seed, purpose)
     return KeyedLoader(loader, seed, purpose) if can_be_keyed(loader) else loader
+
+
+def drop_workers(*loaders: Any) -> None:
+    """Has DataLoaders begin with new workers the next time: those that persist may have died, as of a Ctrl-C."""
+    for loader in loaders:
+        if isinstance(loader, DataLoader) and keeps_place(loader) is None and hasattr(loader, "_iterator"):
+            loader._iterator = None  # where torch keeps them from epoch to epoch
 
 
 def keeps_place(loader: Any) -> Stateful | None:

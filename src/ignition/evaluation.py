@@ -53,6 +53,7 @@ def evaluate(
         ArgumentError: If an argument has the wrong type, value or place.
         BatchError: If the loader gives no batch, or a batch has not the batch axis.
         FunctionError: If the function cannot take a batch of this loader.
+        HyperparameterError: If a name in `hyper` is taken, or that of a parameter that the batch fills.
         MetricError: If the function returns what is no metric.
 
     Example:

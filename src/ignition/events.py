@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ignition.callbacks.base import EVENTS, Callback
 from ignition.errors import ArgumentError
@@ -13,7 +13,9 @@ from ignition.errors import ArgumentError
 if TYPE_CHECKING:
     from ignition.trainer import Trainer
 
-__all__ = ["Events", "check_callbacks", "check_event"]
+__all__ = ["Events", "adding_to", "check_callbacks", "check_event"]
+
+F = TypeVar("F", bound=Callable[[Any], Any])
 
 
 class Events:
@@ -115,3 +117,24 @@ def check_event(event: Any) -> str:
             fix=f"did you mean {close[0]!r}?" if close else "take one of these names, without on_ before it",
         )
     return str(event)
+
+
+def adding_to(functions: list[tuple[str, Callable[[Any], Any]]], event: str) -> Callable[[F], F]:
+    """A decorator that adds a plain function of the trainer, with its event, to `functions`.
+
+    Raises:
+        ArgumentError: If there is no such event, or what is decorated is no function.
+    """
+    check_event(event)
+
+    def add(function: F) -> F:
+        if not callable(function):
+            raise ArgumentError(
+                f'@trainer.on("{event}") was given {type(function).__name__}',
+                expected="a function of the trainer",
+                fix="put @trainer.on(...) above a function, and a Callback into trainer.callbacks",
+            )
+        functions.append((event, function))
+        return function
+
+    return add

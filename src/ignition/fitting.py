@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ignition import loop, rng
-from ignition.arguments import check_not_empty
+from ignition.arguments import check_idle, check_not_empty
 from ignition.callbacks.checkpointing import Checkpoint
 from ignition.callbacks.schedules import bind_schedules
 from ignition.captured import warn_of_captured
+from ignition.checkpoint import read
 from ignition.data import batch_weight, items_of, iterate, sure_length
 from ignition.errors import ArgumentError
 from ignition.events import Events, check_callbacks
 from ignition.goal import Goal, check_goal
 from ignition.settings import Settings
-from ignition.snapshot import settings_of
+from ignition.snapshot import apply, settings_of
 
 if TYPE_CHECKING:
     from ignition.trainer import Trainer
 
-__all__ = ["fit"]
+__all__ = ["fit", "load"]
 
 
 def fit(
     trainer: Trainer[Any],
     functions: list[tuple[str, Callable[[Any], Any]]],
-    *,
     epochs: Any,
     steps: Any,
     eval_every: Any,
@@ -52,7 +54,7 @@ def fit(
     try:
         _check_loaders(trainer)
         training.fit = begun = previous if goes_on else _next_fit(trainer)
-        if saver is not None and _was_finished(trainer, saver, resume, epochs, steps):
+        if saver is not None and _was_finished(trainer, saver, resume, goes_on, epochs, steps):
             return
         goal = Goal(
             *_end(training.fit, epochs, steps), eval_every, max_eval_steps, None if saver is None else saver.save_every
@@ -61,6 +63,7 @@ def fit(
         dependents = bind_schedules(trainer.callbacks, trainer, training.train_signature.hyper_names)
         if taken_up is not None:
             _put_back(trainer, taken_up)
+            before = taken_up
         _check_hyper(trainer)
         _meet_test_batch(trainer)
         if saver is not None and training.fit["number"] == 1:
@@ -77,6 +80,7 @@ def fit(
             [] if saver is None else [saver.save_point],
         )
         loop.fit(training, goal)
+        training.fit["ended"] = True
     except BaseException:
         if training.position.step == before.step:
             before.restore()
@@ -88,6 +92,18 @@ def fit(
         training.end_fit()
         if saver is not None:
             saver.release()
+
+
+def load(trainer: Trainer[Any], path: str | os.PathLike[str]) -> None:
+    """Goes where a checkpoint was taken: `Trainer.load`."""
+    training = trainer.training
+    check_idle(training.is_fitting, "load")
+    number = training.fit["number"]
+    apply(training, read(Path(path)), str(path))
+    # The next one is another fit, with a number that this script has not had.
+    training.fit |= {"number": max(number, training.fit["number"]), "ended": True}
+    for callback in trainer.callbacks:  # the averages that it keeps are there at once
+        callback.prepare(trainer)
 
 
 def _next_fit(trainer: Trainer[Any]) -> dict[str, Any]:
@@ -136,12 +152,12 @@ def _saver(callbacks: list[Any], resume: Any) -> Checkpoint | None:
 
 
 def _was_finished(
-    trainer: Trainer[Any], saver: Checkpoint, resume: bool, epochs: int | None, steps: int | None
+    trainer: Trainer[Any], saver: Checkpoint, resume: bool, goes_on: bool, epochs: int | None, steps: int | None
 ) -> bool:
     """Goes where an earlier run of the script was; whether that had done this fit already."""
     training = trainer.training
     mine, number = training.fit["settings"], training.fit["number"]
-    was_ended = saver.take_up(trainer, resume)
+    was_ended = saver.take_up(trainer, resume, goes_on)
     if trainer.seed is None:
         trainer.seed = torch.initial_seed() % 2**63  # draws nothing, and leaves the generators as they are
         training.seeded = True
@@ -156,7 +172,7 @@ def _was_finished(
     else:  # the number has been raised since
         theirs, training.fit["ended"] = training.fit["settings"], False
     if training.position.step > training.fit["start_step"] or theirs is not mine:
-        training.progress.say(f"goes on from {saver.last_path} at step {trainer.step}")
+        training.progress.say(f"goes on from {saver.last_path or 'memory'} at step {trainer.step}")
     for name in sorted(mine.keys() | theirs.keys()):
         if mine.get(name) != theirs.get(name):
             here, there = mine.get(name, "nothing"), theirs.get(name, "nothing")

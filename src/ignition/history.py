@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
@@ -12,8 +11,21 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ignition.errors import ArgumentError, IgnitionError, MetricError
+from ignition.files import write_text
+from ignition.markup import history_html
 from ignition.ranking import Mode, best_index, check_mode, direction, is_better
-from ignition.records import Scalar, column_order, decode, encode, read_json, replace_file, scalar, table, write_csv
+from ignition.records import (
+    Scalar,
+    check_column,
+    column_order,
+    decode,
+    encode,
+    read_json,
+    scalar,
+    table,
+    unknown_column,
+    write_csv,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,6 +87,7 @@ class History:
         self._names: dict[str, None] = {}
 
     __iter__ = None  # rows or columns? `.rows` and `.columns` say which
+    _repr_html_ = history_html
 
     def __getitem__(self, column: str) -> list[Any]:
         """The column: one entry a record, NaN where there was none.
@@ -83,8 +96,8 @@ class History:
             MetricError: No record has it; the message lists the columns that there are.
             ArgumentError: `column` is no string.
         """
-        if _checked_name(column) not in self:
-            raise self._unknown(column)
+        if check_column(column) not in self:
+            raise unknown_column(column, self.columns)
         return [row.get(column, math.nan) for row in self._rows]
 
     def __contains__(self, column: object) -> bool:
@@ -122,8 +135,8 @@ class History:
             MetricError: No record has the metric, or it is no number; the message lists what there is.
             ArgumentError: `metric` is no string.
         """
-        if _checked_name(metric) not in self:
-            raise self._unknown(metric)
+        if check_column(metric) not in self:
+            raise unknown_column(metric, self.columns)
         return self._number(metric, self._rows[-1].get(metric, math.nan))
 
     def best_epoch(self, metric: str | None = None, mode: Mode | None = None) -> Best | None:
@@ -176,7 +189,8 @@ class History:
         """Adds a record. The training loop does this; the history stays as it was if anything is wrong.
 
         Args:
-            record: A value by column, epoch and step among them. See `scalar` for what a value may be.
+            record: A value by column, epoch and step among them. Values are numbers; a hyperparameter's may be
+                a string, a bool or None too.
             epoch_ended: Whether this record is the one at its epoch's end.
 
         Raises:
@@ -255,7 +269,7 @@ class History:
             IgnitionError: matplotlib is not installed.
         """
         drawn = names or tuple(name for name in self.columns if name.startswith(("train_", "val_")))
-        stems = {re.sub(r"^(train_|val_ema_|val_)", "", _checked_name(name)) for name in drawn}
+        stems = {re.sub(r"^(train_|val_ema_|val_)", "", check_column(name)) for name in drawn}
         label = stems.pop() if len(stems) == 1 else "value"
         return self._plot(drawn, label if label != "value" else "Metrics", label, by, ax)
 
@@ -281,8 +295,11 @@ class History:
 
         Args:
             path: The file. Its folders are made; what is there is replaced as a whole.
+
+        Raises:
+            OSError: The file cannot be written. What was there stays.
         """
-        replace_file(path, lambda file: write_csv(file, self.columns, self._rows))
+        write_text(path, lambda file: write_csv(file, self.columns, self._rows))
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Writes everything as strict JSON, a record a line; `from_json` reads it back without loss.
@@ -291,14 +308,23 @@ class History:
 
         Args:
             path: The file. Its folders are made; what is there is replaced as a whole.
+
+        Raises:
+            OSError: The file cannot be written. What was there stays.
         """
         state = self.state_dict()
         records = ",\n".join(json.dumps(record, allow_nan=False) for record in state.pop("records"))
-        replace_file(path, lambda file: file.write(f'{json.dumps(state)[:-1]}, "records": [\n{records}\n]}}\n'))
+        write_text(path, lambda file: file.write(f'{json.dumps(state)[:-1]}, "records": [\n{records}\n]}}\n'))
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> History:
         """Reads what `to_json` wrote.
+
+        Args:
+            path: The file.
+
+        Returns:
+            A history that is equal to the one that was written, record for record.
 
         Raises:
             ArgumentError: The file holds no history, or one of a later format.
@@ -358,24 +384,10 @@ class History:
             raise MetricError(f"{name!r} holds {value!r}, no number", expected, fix)
         return math.nan if value is None else float(value)
 
-    def _unknown(self, name: str) -> MetricError:
-        if not self._rows:
-            return MetricError(
-                f"there is no {name!r}, as there is no record yet",
-                "a record, which is made at each epoch's end and every eval_every steps",
-                "train to the end of an epoch: trainer.fit(epochs=1), or pass fit(steps=..., eval_every=...)",
-            )
-        near = [column for column in self.columns if column.endswith(f"_{name}")]
-        near = near or difflib.get_close_matches(name, self.columns, n=3)
-        fix = f"did you mean {' or '.join(map(repr, near))}?" if near else "name one of these"
-        if name.startswith("val_") and not any(column.startswith("val_") for column in self.columns):
-            fix = "give the Trainer an eval_fn and a test_loader, or name a train_ metric"
-        return MetricError(f"no record has {name!r}", f"one of {', '.join(self.columns)}", fix)
-
     def _present(self, *names: str) -> tuple[str, ...]:
         if any(name in self for name in names):
             return tuple(name for name in names if name in self)
-        raise self._unknown(names[0])
+        raise unknown_column(names[0], self.columns)
 
     def _plot(self, names: Iterable[str], title: str, y_label: str, by: str, ax: Axes | None) -> Axes:
         from ignition.plots import draw_metrics
@@ -385,11 +397,3 @@ class History:
             there = f"a column train_* or val_* beside {', '.join(self.columns) or 'none'}"
             raise MetricError("there is no metric to draw", there, "return one, or name a column")
         return draw_metrics(curves, self["epoch"], self["step"], title=title, y_label=y_label, by=by, ax=ax)
-
-
-def _checked_name(name: Any) -> str:
-    if isinstance(name, str):
-        return name
-    is_place = isinstance(name, (int, slice))
-    fix = "a record is history.rows[index], the last one history.last" if is_place else "pass the name as text"
-    raise ArgumentError(f"a column is named by {name!r:.60}", "a string, such as 'val_loss'", fix)

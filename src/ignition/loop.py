@@ -21,7 +21,7 @@ from ignition.running import Running, this_run
 from ignition.signature import Signature
 from ignition.training import EvaluationStopped, Training
 
-__all__ = ["evaluate", "fit", "measure", "predict", "predict_with", "run_batches"]
+__all__ = ["evaluate", "fit", "measure", "predict", "predict_with", "run_batches", "run_until_due"]
 
 
 def run_batches(this: Pass, limit: int | None = None) -> bool:
@@ -138,7 +138,7 @@ def _train_epoch(training: Training, goal: Goal) -> None:
                 meet_first_batch(this, training.train_signature, training.device)
                 met = True
             training.heed_pause(this)
-            ended = _run_until_due(training, this, goal.steps_until_due(position.step))
+            ended = run_until_due(training, this, goal.steps_until_due(position.step))
             if ended:
                 progress.end()
                 warn_if_short(this)
@@ -154,7 +154,8 @@ def _train_epoch(training: Training, goal: Goal) -> None:
         progress.end()
 
 
-def _run_until_due(training: Training, this: Pass, limit: int | None) -> bool:
+def run_until_due(training: Training, this: Pass, limit: int | None) -> bool:
+    """Takes up to `limit` steps of a training's pass, as `run_batches` does; a fit's first step is looked at."""
     if not training.steps_unchecked:
         return run_batches(this, limit)
     # The first step of a fit alone: which optimizers take it shows whether the Trainer knows the right ones.

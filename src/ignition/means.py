@@ -105,35 +105,42 @@ class Means:
 
     def merge(self, other: Means) -> None:
         """Adds the sums and weights of `other`: the result is as if all had been added here."""
-        for name, (total, weight) in other.state_dict().items():
+        for name, (total, weight) in other._totals().items():
             entry = self._sums.get(name) or self._new_sum(name)
             entry[0] += total
             entry[1] += weight
 
-    def state_dict(self) -> dict[str, list[float]]:
-        """``{name: [sum, weight]}``, those on accelerators included; metric objects keep their own state."""
-        state = {name: list(entry) for name, entry in self._sums.items()}
-        for name, total, weight in _read(self._device_sums, self.source):
-            entry = state.setdefault(name, [0.0, 0.0])
-            entry[0] += total
-            entry[1] += weight
-        return {name: state[name] for name in self._names if name in state}
+    def state_dict(self) -> dict[str, list[float] | None]:
+        """``{name: [sum, weight]}``, those on accelerators included; None for metric objects, which keep their own."""
+        totals = self._totals()
+        return {name: totals.get(name) for name in self._names}
 
-    def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Sequence[float] | None]) -> None:
         """Takes back what `state_dict` returned, in place of what was there."""
         self.reset()
         self.last = {}
-        for name, (total, weight) in state.items():
-            self._new_sum(name)[:] = [total, weight]
+        for name, entry in state.items():
+            if entry is None:  # it keeps its place until the object comes
+                self._names[name] = None
+            else:
+                self._new_sum(name)[:] = entry
+
+    def _totals(self) -> dict[str, list[float]]:
+        totals = {name: list(entry) for name, entry in self._sums.items()}
+        for name, total, weight in _read(self._device_sums, self.source):
+            entry = totals.setdefault(name, [0.0, 0.0])
+            entry[0] += total
+            entry[1] += weight
+        return totals
 
     def _all(self, objects: bool) -> list[tuple[str, float]]:
-        state = self.state_dict()
+        state = self._totals()
         means: list[tuple[str, float]] = []
         for name in self._names:
             if name in state:
                 total, weight = state[name]
                 means.append((name, total / weight if weight else math.nan))
-            elif objects:
+            elif objects and name in self._objects:
                 means.extend(_computed(name, self._objects[name].compute(), self.source))
         return means
 
@@ -156,11 +163,9 @@ class Means:
         return 1.0
 
     def _new_name(self, name: Any, is_object: bool = False) -> None:
-        if not isinstance(name, str):
-            raise MetricError(
-                f"{self.source} returned a metric named {name!r}", expected="names that are strings", fix=_FIX
-            ) from None
-        if name in self._names and is_object is not (name in self._objects):
+        _check_name(name, self.source)
+        others = (self._sums, self._device_sums) if is_object else (self._objects,)
+        if any(name in known for known in others):
             raise MetricError(
                 f"{self.source} returned {name!r} now as a number and now as a metric object",
                 expected="the same kind for each batch",
@@ -274,6 +279,17 @@ def _read(sums: Mapping[str, _DeviceSum], source: str) -> Iterator[tuple[str, fl
             yield name, total, weight + sums[name].known_weight
 
 
+def _check_name(name: Any, source: str) -> None:
+    if not isinstance(name, str):
+        raise MetricError(
+            f"{source} returned a metric named {name!r}", expected="names that are strings", fix=_FIX
+        ) from None
+    if "".join(name.splitlines()) != name:  # a record is one line of a log
+        raise MetricError(
+            f"{source} returned a metric named {name!r}", expected="names of one line", fix="take the line break out"
+        ) from None
+
+
 def _is_number(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.ndim == 0 and value.dtype.kind in "fiub"
@@ -299,6 +315,7 @@ def _computed(name: str, value: Any, source: str) -> list[tuple[str, float]]:
     if isinstance(value, Tensor) and value.ndim == 0:
         value = value.item()  # waits for the device of the metric
     if _is_number(value):
+        _check_name(name, source)  # a collection has names of its own
         return [(name, float(value))]
     raise MetricError(
         f"the metric {name!r} of {source} computed {_description(value)}",

@@ -42,19 +42,22 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
         >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
         tensor(0.5000)
     """
-    check_tensors("accuracy", outputs, targets)
+    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
+        check_tensors("accuracy", outputs, targets)
     if targets.is_floating_point() or targets.is_complex():
         raise ArgumentError(
             f"accuracy was given targets of {targets.dtype}",
             expected="class numbers or 0 and 1, as integers or booleans",
             fix='pass targets.long() if they are class numbers; for a regression ask for "mse" or "mae", not "acc"',
         )
-    if outputs.ndim == targets.ndim + 1 and outputs.shape[:1] + outputs.shape[2:] == targets.shape:
-        predictions = _predictions(outputs.squeeze(1)) if outputs.shape[1] == 1 else outputs.argmax(dim=1)
+    shape, wanted = outputs.shape, targets.shape
+    usual = len(shape) == 2 and len(wanted) == 1 and shape[0] == wanted[0]  # quicker than what holds for all shapes
+    if usual or (len(shape) == len(wanted) + 1 and shape[:1] + shape[2:] == wanted):
+        predictions = _predictions(outputs.squeeze(1)) if shape[1] == 1 else outputs.argmax(dim=1)
         return (predictions == targets).float().mean()
-    if outputs.ndim > 0 and targets.shape == (*outputs.shape, 1):
+    if shape and wanted == (*shape, 1):
         targets = targets.squeeze(-1)
-    if outputs.shape == targets.shape and outputs.ndim > 0:
+    if shape and shape == targets.shape:
         right = _predictions(outputs) == targets
         return right.flatten(1).all(dim=1).float().mean() if right.ndim > 1 else right.float().mean()
     raise ArgumentError(

@@ -42,6 +42,9 @@ def freeze(model: M) -> M:
     Returns:
         The same module.
 
+    Raises:
+        ArgumentError: If `model` is no module.
+
     Example:
         >>> backbone = freeze(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
         >>> any(parameter.requires_grad for parameter in backbone.parameters()), backbone.training
@@ -64,6 +67,14 @@ def unfreeze(model: M) -> M:
 
     Returns:
         The same module.
+
+    Raises:
+        ArgumentError: If `model` is no module.
+
+    Example:
+        >>> layer = unfreeze(freeze(nn.Linear(2, 2)))
+        >>> layer.weight.requires_grad, layer.training
+        (True, True)
     """
     _check_module("unfreeze", model)
     for module in model.modules():
@@ -89,7 +100,7 @@ def freeze_until(model: M, name: str) -> M:
         The same module.
 
     Raises:
-        ArgumentError: If there is no part of that name.
+        ArgumentError: If `model` is no module, or there is no part of that name. Nothing is changed then.
 
     Example:
         >>> net = freeze_until(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), "1")

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ignition.errors import ArgumentError
-from ignition.precision import without_autocast
 from ignition.running import running
 from ignition.window import check_weight, total_norm, trained_parameters
 
@@ -70,7 +69,7 @@ def update(
     _check(loss, optimizer)
     if weight is not None:
         weight = check_weight(weight)
-    parameters = list(trained_parameters(optimizer))
+    parameters = trained_parameters(optimizer)
     if not parameters:
         raise ArgumentError(
             f"none of the parameters of {type(optimizer).__name__} requires a gradient",
@@ -79,19 +78,27 @@ def update(
         )
     run = running.get()
     if run is None or not run.training:
-        optimizer.zero_grad()
-        torch.autograd.backward(loss, retain_graph=retain_graph)
-        norm = total_norm(parameters) if with_norm else None
-        optimizer.step()
-        return norm
+        return _step(loss, optimizer, None, retain_graph, parameters if with_norm else None)
     if run.window is not None:
         return run.window.update(loss, optimizer, parameters, weight, retain_graph, with_norm)
+    if torch.is_autocast_enabled(run.device.type):
+        with torch.autocast(run.device.type, enabled=False):  # backward has the types that the forward pass chose
+            return _step(loss, optimizer, parameters, retain_graph, parameters if with_norm else None)
+    return _step(loss, optimizer, parameters, retain_graph, parameters if with_norm else None)
+
+
+def _step(
+    loss: Tensor,
+    optimizer: Optimizer,
+    inputs: list[Tensor] | None,
+    retain_graph: bool,
+    measured: list[Tensor] | None,
+) -> Tensor | None:
     optimizer.zero_grad()
-    with without_autocast(run.device):
-        torch.autograd.backward(loss, retain_graph=retain_graph, inputs=parameters)
-        # Before the step, which may write into the gradients: SGD with Nesterov momentum does.
-        norm = total_norm(parameters) if with_norm else None
-        optimizer.step()
+    torch.autograd.backward(loss, retain_graph=retain_graph, inputs=inputs)
+    # Before the step, which may write into the gradients: SGD with Nesterov momentum does.
+    norm = None if measured is None else total_norm(measured)
+    optimizer.step()
     return norm
 
 

@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PALETTE", "Line", "draw_lines", "draw_metrics", "new_axes"]
+__all__ = [
+    "PALETTE",
+    "Line",
+    "checked_axes",
+    "draw_lines",
+    "draw_metrics",
+    "draw_sweep",
+    "new_axes",
+    "new_figure",
+    "plain_text",
+    "set_grid",
+]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """The colours of Okabe and Ito (2008) that stand out on white and on black alike, the strongest first.
@@ -89,27 +100,23 @@ def draw_lines(lines: Sequence[Line], *, title: str, x_label: str, y_label: str,
             "there is no line to draw", "at least one Line", "pass for example [Line('loss', [1, 2], [3.0, 1.0])]"
         )
     many = len(lines) > len(PALETTE)  # then the legend stands beside the curves, not among them
-    axes = new_axes(width=9.5 if many else 7.0) if ax is None else _checked_axes(ax)
+    axes = new_axes(width=9.5 if many else 7.0) if ax is None else checked_axes(ax)
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     before = len(axes.get_legend_handles_labels()[1])
     for index, line in enumerate(lines, start=before):
         _draw(axes, line, index, x_label)
-    axes.set_title(_text(title))
-    axes.set_xlabel(_text(x_label))
-    axes.set_ylabel(_text(y_label))
+    axes.set_title(plain_text(title))
+    axes.set_xlabel(plain_text(x_label))
+    axes.set_ylabel(plain_text(y_label))
     axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    # The frame's colour is the one that the style made to stand out on its background.
-    axes.grid(visible=True, color=axes.spines["left"].get_edgecolor(), alpha=0.15, linewidth=0.8)
-    axes.set_axisbelow(True)
     xs = {x for line in lines for x in line.x}
     if len(xs) == 1 and not before:
         # One record: matplotlib's own limits are so narrow that a mark floats in nothing.
         only = xs.pop()
         axes.set_xlim(only - 0.5, only + 0.5)
-    if ax is None:
-        axes.spines[["top", "right"]].set_visible(False)
+    set_grid(axes, own=ax is None)
     if ax is None and many:
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize="small")
     else:
@@ -157,11 +164,61 @@ def draw_metrics(
     return draw_lines(lines, title=title, x_label="epoch" if by_epoch else "step", y_label=y_label, ax=ax)
 
 
+def draw_sweep(
+    lrs: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    marks: Mapping[str, float],
+    *,
+    y_label: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws a loss over the learning rate, on a logarithmic axis, with a line at each learning rate that is marked.
+
+    Above the axes are the losses that the smoothed curve does not come near: what diverges would make the rest flat.
+
+    Args:
+        lrs: The learning rate of each step.
+        losses: The loss of each step.
+        smoothed: Their moving average.
+        marks: Learning rates by name.
+        y_label: Left of the axes.
+        ax: As for `draw_lines`.
+
+    Raises:
+        ArgumentError: `ax` is no matplotlib ``Axes``.
+        IgnitionError: matplotlib is not installed.
+    """
+    axes = new_axes() if ax is None else checked_axes(ax)
+    frame = axes.spines["left"].get_edgecolor()
+    axes.plot(lrs, losses, color=frame, alpha=0.5, linewidth=1.0, label="each step")
+    axes.plot(lrs, smoothed, color=PALETTE[0], linewidth=2.0, label="smoothed")
+    for (name, lr), colour, dashes in zip(marks.items(), PALETTE[1:], _DASHES[1:], strict=False):
+        axes.axvline(lr, color=colour, linestyle=dashes, linewidth=1.6, label=f"{plain_text(name)}: {lr:.2g}")
+    axes.set_xscale("log")
+    if smoothed:
+        # Nearly all of the curve, and of its last rise enough to be seen as one.
+        low, start = min(*losses, *smoothed), max(smoothed[: max(1, len(smoothed) // 2)])
+        room = (start - low) or abs(start) or 1.0
+        axes.set_ylim(low - 0.1 * room, start + 0.35 * room)
+    axes.set_title("Learning rate sweep")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel(plain_text(y_label))
+    set_grid(axes, own=ax is None)
+    axes.legend(loc="best" if len(lrs) <= _SEARCHED_POINTS else "upper left")
+    return axes
+
+
 def new_axes(width: float = 7.0, height: float = 4.2) -> Axes:
-    """Empty axes in a figure of its own.
+    """Empty axes in a figure of its own, as `new_figure` makes it."""
+    return new_figure(width, height).add_subplot()
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure.
 
     Where somebody may want to see it (in IPython or a notebook, at the interactive prompt, or in a script that has
-    imported ``matplotlib.pyplot``) the figure is pyplot's current one, so that it shows by itself in a notebook, and
+    imported ``matplotlib.pyplot``) it is pyplot's current one, so that it shows by itself in a notebook, and
     ``plt.show()`` and ``plt.savefig(path)`` find it. Elsewhere, and outside the main thread, it belongs to nobody
     and goes when its last reference goes. With a backend that only writes files, pyplot holds on to the last few of
     these figures and not to all, so that drawing every epoch does not pile them up; a figure that pyplot has let go of
@@ -185,7 +242,7 @@ def new_axes(width: float = 7.0, height: float = 4.2) -> Axes:
     if not _somebody_looks():
         from matplotlib.figure import Figure
 
-        return Figure(figsize=(width, height), layout="constrained").add_subplot()
+        return Figure(figsize=(width, height), layout="constrained")
     from matplotlib import pyplot
 
     figure = pyplot.figure(figsize=(width, height), layout="constrained")
@@ -195,7 +252,16 @@ def new_axes(width: float = 7.0, height: float = 4.2) -> Axes:
             oldest = _opened.popleft()()
             if oldest is not None:
                 pyplot.close(oldest)
-    return figure.add_subplot()
+    return figure
+
+
+def set_grid(axes: Axes, own: bool) -> None:
+    """Draws a faint grid behind the rest; axes of our `own` lose the frame above and to the right."""
+    # The frame's colour is the one that the style made to stand out on its background.
+    axes.grid(visible=True, color=axes.spines["left"].get_edgecolor(), alpha=0.15, linewidth=0.8)
+    axes.set_axisbelow(True)
+    if own:
+        axes.spines[["top", "right"]].set_visible(False)
 
 
 def _somebody_looks() -> bool:
@@ -207,7 +273,8 @@ def _somebody_looks() -> bool:
     return shell is not None and shell() is not None
 
 
-def _checked_axes(ax: Any) -> Axes:
+def checked_axes(ax: Any) -> Axes:
+    """`ax`, if it is a matplotlib ``Axes``; ArgumentError if not."""
     if "matplotlib" in sys.modules:
         from matplotlib.axes import Axes
 
@@ -236,7 +303,7 @@ def _draw(axes: Axes, line: Line, index: int, x_label: str) -> None:
         linestyle=_DASHES[index // len(PALETTE) % len(_DASHES)],
         marker=_MARKERS[index % len(_MARKERS)] if len(points) <= _MARKED_POINTS else "",
         markersize=4,
-        label=_text(label),
+        label=plain_text(label),
     )
     if line.best is not None and math.isfinite(line.y[line.best]):
         axes.plot(
@@ -254,7 +321,7 @@ def _draw(axes: Axes, line: Line, index: int, x_label: str) -> None:
         )
 
 
-def _text(name: str) -> str:
+def plain_text(name: str) -> str:
     """A name as matplotlib shows it letter by letter: no formulas, and no label that it takes for a hidden one."""
     shown = name.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown

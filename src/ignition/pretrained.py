@@ -52,8 +52,9 @@ def load_weights(model: Any, path: str | os.PathLike[str], strict: bool = True) 
         What was loaded and what was not; print it to see both.
 
     Raises:
-        ArgumentError: If the path ends in something else.
-        CheckpointError: If the file cannot be read, or does not fit and `strict` is true. Nothing is loaded then.
+        ArgumentError: If `model` is no model, or the path ends in something else.
+        CheckpointError: If the file is not there or cannot be read, or does not fit and `strict` is true. Nothing is
+            loaded then.
 
     Example:
         >>> from tempfile import TemporaryDirectory

@@ -7,10 +7,10 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
-from importlib import import_module
 from typing import Any
 
-from ignition.records import column_order
+from ignition.notebook import BarWidget, LiveTable, PassBar, in_notebook
+from ignition.records import column_order, number_text
 
 __all__ = ["Progress", "in_notebook", "in_terminal"]
 
@@ -21,8 +21,9 @@ class Progress:
     """The bar of the running pass and a line for each record.
 
     Everything goes to the standard output. Where that is a terminal or a notebook there is a bar, redrawn by time.
-    In a terminal the records are the rows of a table, if that is wide enough. Elsewhere a record is one line that
-    names each value, so that a log can be searched.
+    In a terminal the records are the rows of a table, if that is wide enough. In a notebook they are one table that
+    grows, and one bar serves all passes of a fit. Elsewhere a record is one line that names each value, so that a log
+    can be searched.
 
     Args:
         shown: False for no output at all.
@@ -37,30 +38,34 @@ class Progress:
         self._bars: list[Any] = []  # the innermost last: an evaluation's bar lies over that of its epoch
         self._widths: dict[str, int] = {}  # of each column, as far as it had to be until now
         self._heading: tuple[str, int | None] | None = None
+        self._fitting = False
+        self._widget: BarWidget | None = None  # in a notebook
+        self._table: LiveTable | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether a bar is shown."""
         return bool(self._bars)
 
+    def open(self) -> None:
+        """At a fit's start: what a notebook shows stays in its place until `close`."""
+        self._fitting = True
+
     def begin(self, description: str, total: int | None, done: int = 0) -> None:
         """Opens a bar for a pass of `total` batches, of which `done` are done."""
-        bar_kind = _bar_kind() if self._shown else None
-        if bar_kind is not None:
-            self._bars.append(
-                bar_kind(
-                    desc=description, total=total, initial=done, leave=False, file=sys.stdout, dynamic_ncols=True,
-                    mininterval=0, miniters=0,  # drawn whenever the loop says so
-                )
-            )  # fmt: skip
-            self.next_draw = 0.0
+        bar = self._new_bar(description, total, done) if self._shown else None
+        if bar is not None:
+            self._bars.append(bar)
+            self.next_draw = 0.0 if self._widget is None else self._widget.next_draw
 
     def draw(self, now: float, done: int, means: Mapping[str, float]) -> None:
         """Redraws the bar with what is done and the means so far."""
         self.next_draw = now + _SECONDS_BETWEEN_DRAWS
         bar = self._bars[-1]
-        bar.set_postfix_str("  ".join(f"{name} {_number(value)}" for name, value in means.items()), refresh=False)
+        bar.set_postfix_str("  ".join(f"{name} {number_text(value)}" for name, value in means.items()), refresh=False)
         bar.update(done - bar.n)
+        if self._table is not None and now >= self._table.due:
+            self._table.draw()
 
     def end(self) -> None:
         """Takes the innermost bar away."""
@@ -68,6 +73,21 @@ class Progress:
             self._bars.pop().close()
         if not self._bars:
             self.next_draw = math.inf
+            if not self._fitting:
+                self.close()
+
+    def close(self) -> None:
+        """At a fit's end, whatever ended it: takes every bar away, and shows the table whole."""
+        self._fitting = False
+        while self._bars:
+            self._bars.pop().close()
+        self.next_draw = math.inf
+        widget, self._widget = self._widget, None
+        records, self._table = self._table, None
+        if widget is not None:
+            widget.close()
+        if records is not None:
+            records.draw()
 
     def say(self, line: str) -> None:
         """Prints a line, above the bar if there is one."""
@@ -88,10 +108,14 @@ class Progress:
         """
         if not self._shown:
             return
-        cells = {name: _number(value) for name, value in record.items() if name != "data_seconds"}
+        cells = {name: number_text(value) for name, value in record.items() if name != "data_seconds"}
         if epochs is not None:
             cells["epoch"] = f"{cells['epoch']:>{len(str(epochs))}}/{epochs}"
         cells["seconds"] = f"{record['seconds']:.1f}"
+        if in_notebook():
+            self._table = self._table or LiveTable()
+            self._table.add({name: text.strip() for name, text in cells.items()})
+            return
         for name, text in cells.items():
             self._widths[name] = max(self._widths.get(name, 0), len(text), 6 if name == "step" else 0)
         # Every column seen until now: what this record lacks has its place too.
@@ -112,6 +136,25 @@ class Progress:
             self._heading = (heading, epochs)
             self.say(heading)
         self.say(_join(text.rjust(widths[name]) for name, text in columns.items()))
+
+    def _new_bar(self, description: str, total: int | None, done: int) -> Any:
+        """A bar for where the output goes, or None where it has no place."""
+        if in_notebook():
+            try:
+                self._widget = self._widget or BarWidget()
+                return PassBar(self._widget, description, total, done)
+            except ImportError:  # no ipywidgets: the terminal's bar does, as text
+                pass
+        elif not in_terminal():
+            return None
+        from tqdm import tqdm
+
+        # No thread that redraws on its own: the loop does, and a thread would outlive it.
+        kind: Any = type("Bar", (tqdm,), {"monitor_interval": 0})
+        return kind(
+            desc=description, total=total, initial=done, leave=False, file=sys.stdout, dynamic_ncols=True,
+            mininterval=0, miniters=0,  # drawn whenever the loop says so
+        )  # fmt: skip
 
     def _named_cells(self, columns: Mapping[str, str]) -> list[str]:
         """Each value with its name, as wide as the column is."""
@@ -144,39 +187,6 @@ def _folded(cells: list[str], room: int) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _number(value: Any) -> str:
-    """A number in nine characters or less: four decimals, or three digits where those would show too little."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    if isinstance(value, int) and abs(value) < 1e8:
-        return str(value)
-    if 1e-2 <= abs(value) < 1e3 or (abs(value) < 1 and math.isclose(value, round(value, 4))):
-        return f"{value:.4f}"
-    return f"{value:.2f}" if 1e3 <= abs(value) < 1e5 else f"{value:.3g}"
-
-
-def _bar_kind() -> Any:
-    """The bar of tqdm for where the output goes, or None where a bar has no place."""
-    if in_notebook():
-        try:
-            import_module("ipywidgets")  # without it tqdm's notebook bar is an error
-            from tqdm.notebook import tqdm as notebook_bar
-
-            return _without_monitor(notebook_bar)
-        except ImportError:
-            pass
-    elif not in_terminal():
-        return None
-    from tqdm import tqdm as terminal_bar
-
-    return _without_monitor(terminal_bar)
-
-
-def _without_monitor(kind: Any) -> Any:
-    """No thread that redraws on its own: the loop does, and a thread would outlive it."""
-    return type("Bar", (kind,), {"monitor_interval": 0})
-
-
 def in_terminal() -> bool:
     """Whether the standard output is a terminal."""
     isatty = getattr(sys.stdout, "isatty", None)  # what a user puts in its place may lack it
@@ -189,10 +199,3 @@ def _terminal_width() -> int:
     except (AttributeError, ValueError, OSError):  # it says that it is a terminal, and is none of the system's
         width = 0
     return width or shutil.get_terminal_size().columns
-
-
-def in_notebook() -> bool:
-    """Whether the code runs in a Jupyter kernel."""
-    ipython = sys.modules.get("IPython")  # not imported for this: in a kernel it is there
-    shell = ipython.get_ipython() if ipython is not None else None
-    return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(shell).__mro__)  # Colab's derives from it

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import math
 import numbers
 import os
-import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeAlias
 
 import torch
 
-from ignition.errors import ArgumentError
+from ignition.errors import ArgumentError, MetricError
 
 __all__ = [
     "Scalar",
+    "check_column",
     "column_order",
     "decode",
     "encode",
+    "number_text",
     "plain_values",
     "read_json",
-    "replace_file",
     "scalar",
     "table",
+    "unknown_column",
     "write_csv",
 ]
 
@@ -158,6 +160,51 @@ def table(columns: Sequence[str], rows: Sequence[Mapping[str, Scalar]], width: i
     return "\n".join("  ".join(line) for line in zip(*padded, strict=True))
 
 
+def number_text(value: Any) -> str:
+    """A number in nine characters or less: four decimals, or three digits where those would show too little.
+
+    Example:
+        >>> number_text(0.98765), number_text(0.00012), number_text(31)
+        ('0.9877', '0.00012', '31')
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return " ".join(str(value).splitlines())  # a hyperparameter's text may have several
+    if isinstance(value, int) and abs(value) < 1e8:
+        return str(value)
+    if 1e-2 <= abs(value) < 1e3 or (abs(value) < 1 and math.isclose(value, round(value, 4))):
+        return f"{value:.4f}"
+    return f"{value:.2f}" if 1e3 <= abs(value) < 1e5 else f"{value:.3g}"
+
+
+def check_column(name: Any) -> str:
+    """`name`, if it is one.
+
+    Raises:
+        ArgumentError: `name` is no string.
+    """
+    if isinstance(name, str):
+        return name
+    is_place = isinstance(name, (int, slice))
+    fix = "a record is history.rows[index], the last one history.last" if is_place else "pass the name as text"
+    raise ArgumentError(f"a column is named by {name!r:.60}", "a string, such as 'val_loss'", fix)
+
+
+def unknown_column(name: str, columns: Sequence[str]) -> MetricError:
+    """The error for a column that no record has, with the ones there are; `columns` is empty before the first."""
+    if not columns:
+        return MetricError(
+            f"there is no {name!r}, as there is no record yet",
+            "a record, which is made at each epoch's end and every eval_every steps",
+            "train to the end of an epoch: trainer.fit(epochs=1), or pass fit(steps=..., eval_every=...)",
+        )
+    near = [column for column in columns if column.endswith(f"_{name}")]
+    near = near or difflib.get_close_matches(name, columns, n=3)
+    fix = f"did you mean {' or '.join(map(repr, near))}?" if near else "name one of these"
+    if name.startswith("val_") and not any(column.startswith("val_") for column in columns):
+        fix = "give the Trainer an eval_fn and a test_loader, or name a train_ metric"
+    return MetricError(f"no record has {name!r}", f"one of {', '.join(columns)}", fix)
+
+
 def _cell(value: Scalar) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
@@ -192,28 +239,6 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not in the standard")
-
-
-def replace_file(path: str | os.PathLike[str], write: Callable[[TextIO], object]) -> None:
-    """Writes a text file beside and renames it, so that a reader sees the whole new one or the whole old one.
-
-    Args:
-        path: The file. Its folders are made; what a symbolic link points to is replaced, not the link.
-        write: Receives the open file.
-
-    Raises:
-        OSError: The file cannot be written. What was there stays.
-    """
-    target = Path(os.path.realpath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.parent / f".{secrets.token_hex(8)}.part"
-    try:
-        # Half of a surrogate pair is no UTF-8; a file name that was read from the system may hold one.
-        with beside.open("x", encoding="utf-8", newline="", errors="backslashreplace") as file:
-            write(file)
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:

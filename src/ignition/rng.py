@@ -5,10 +5,13 @@ Three generators count: Python's ``random``, numpy's global one, and torch's (th
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import random
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -139,7 +142,7 @@ def keyed(key: int, generators: Iterable[torch.Generator] = ()) -> Iterator[None
         key: As `key_of` returns it.
         generators: Others that are to do the same.
     """
-    python, numpy = random.getstate(), np.random.get_state()
+    python, put_numpy_back = random.getstate(), _kept_numpy()
     states = [(generator, generator.get_state()) for generator in (torch.default_generator, *generators)]
     seed_fetching(key)
     for generator in generators:
@@ -148,6 +151,44 @@ def keyed(key: int, generators: Iterable[torch.Generator] = ()) -> Iterator[None
         yield
     finally:
         random.setstate(python)
-        np.random.set_state(numpy)
+        put_numpy_back()
         for generator, state in states:
             generator.set_state(state)
+
+
+_WORDS = 624 * 4
+_STATE = _WORDS + ctypes.sizeof(ctypes.c_int)  # the Mersenne twister's words in bytes, and the place among them
+
+
+def _kept_numpy() -> Callable[[], Any]:
+    """Keeps the state of numpy's global generator, and returns what puts it back.
+
+    `np.random.get_state` and `set_state` take the words one by one, which costs more than all else in `keyed`. So they
+    are copied as memory, where that is what it should be. The second of a pair of normal numbers, which numpy keeps
+    outside the words, shows by drawing one: with it there no word changes.
+    """
+    generator = np.random.get_bit_generator()  # type: ignore[attr-defined]  # not in numpy's stubs
+    if type(generator) is not np.random.MT19937 or not _is_plain_memory():
+        return partial(np.random.set_state, np.random.get_state())
+    words = ctypes.string_at(generator.ctypes.state_address, _STATE)
+    second = np.random.standard_normal()
+    if ctypes.string_at(generator.ctypes.state_address, _STATE) == words:
+        state: Any = np.random.get_state()
+        return partial(np.random.set_state, (*state[:3], 1, second))
+
+    def put_back() -> None:
+        np.random.seed(0)  # forgets a second normal number
+        ctypes.memmove(generator.ctypes.state_address, words, _STATE)  # holds it: its memory is still there
+
+    return put_back
+
+
+@cache
+def _is_plain_memory() -> bool:
+    """Whether the state of a Mersenne twister is laid out in this numpy as `_kept_numpy` takes it to be."""
+    generator = np.random.MT19937(0)
+    np.random.RandomState(generator).bytes(40)
+    memory = ctypes.string_at(generator.ctypes.state_address, _STATE)
+    state = generator.state["state"]
+    place = int.from_bytes(memory[_WORDS:], sys.byteorder)
+    return memory[:_WORDS] == state["key"].astype(np.uint32).tobytes() and place == state["pos"]

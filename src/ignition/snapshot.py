@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from ignition.checkpoint import Content
 from ignition.codec import decode, encode, give_back, metrics_in, restore_metrics
 from ignition.data import keeps_place, length_of
 from ignition.errors import CheckpointError
+from ignition.loader_place import place_of
 from ignition.modes import is_frozen, set_frozen
 from ignition.structure import named, suffix
 
@@ -53,12 +55,7 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
                 extra[_key(name, key)] = encode(value, others, f"extra.{_key(name, key)}")
         others |= {f"buffer.{_key(name, key)}": buffer for key, buffer in _transient_buffers(module)}
     state = {
-        "position": {
-            "epoch": training.position.epoch,
-            "batch": training.position.batch,
-            "step": training.position.step,
-            "skipped": training.position.skipped,
-        },
+        "position": asdict(training.position),
         "fit": training.fit | {"stop_reason": trainer.stop_reason},
         "open": training.open_pass is not None,
         "pending": encode(_without_generators(training.pending), others, "pending"),
@@ -135,13 +132,14 @@ def apply(training: Training, content: Content, source: str) -> None:
             _load_transient_buffers(module, name, others)
             restore_metrics(module, metrics[name])
         for name, parameter in _parameters(trainer.model):
-            parameter.requires_grad_(trained.get(name, parameter.requires_grad))
+            parameter.requires_grad_(trained.get(name, parameter.requires_grad)).grad = None  # of a step left half-way
         for name, module in _modules(trainer.model):
             set_frozen(module, name in frozen)
         for name, one in named(trainer.optimizer).items():
             _load_optimizer(one, optimizers[name])
         for callback, callback_state in callbacks:
             callback.load_state_dict(callback_state)
+        training.means.reset()  # before the metric objects are given back what they had gathered
         give_back(objects)
         _refill(trainer, "state", user_state)
         _refill(trainer, "hyper", hyper)
@@ -394,6 +392,6 @@ def _generators(training: Training) -> dict[str, Any]:
 
 
 def _loader_state(training: Training) -> Any:
-    """The state of a train loader that keeps its place by itself."""
-    stateful = keeps_place(training.trainer.train_loader)
-    return None if stateful is None else stateful.state_dict()
+    """The place of a train loader that keeps it by itself."""
+    kept, loader = training.kept_place, training.trainer.train_loader
+    return kept.place if kept is not None and kept.loader is loader else place_of(loader)

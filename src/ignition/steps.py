@@ -19,7 +19,8 @@ __all__ = ["crossentropy_loss", "evaluate_on_batch", "fit_on_batch", "predict_on
 LossFn: TypeAlias = Callable[[Any, Any], Tensor]
 MetricFn: TypeAlias = Callable[[Any, Any], Any]
 
-_METRICS: dict[str, MetricFn] = {
+_METRICS: dict[str, MetricFn | None] = {  # those that leave no graph behind; None stands for the loss
+    "loss": None,
     "acc": accuracy,
     "top5": lambda outputs, targets: topk_accuracy(outputs, targets, ks=(5,))["top5"],
     "mse": lambda outputs, targets: _same_shape(functional.mse_loss, outputs, targets),
@@ -35,7 +36,14 @@ def crossentropy_loss(outputs: Tensor, targets: Tensor) -> Tensor:
         targets: Class numbers ``(batch, ...)``, or class probabilities of the shape of `outputs`.
 
     Returns:
-        A 0-d tensor, in nats.
+        A 0-d tensor, in nats; NaN for an empty batch.
+
+    Raises:
+        RuntimeError, ValueError, IndexError: torch's own, where shapes or types do not fit or a class is out of range.
+
+    Example:
+        >>> crossentropy_loss(torch.zeros(2, 4), torch.tensor([0, 3]))
+        tensor(1.3863)
     """
     return functional.cross_entropy(outputs, targets)
 
@@ -56,8 +64,8 @@ def fit_on_batch(
         y: Targets, as `loss_fn` takes them.
         loss_fn: ``loss_fn(outputs, y)``, a scalar: the mean over the batch.
         optimizer: The optimizer of the model's parameters.
-        metrics: Names among "loss", "acc", "top5", "mse", "mae"; or a mapping from names to
-            ``function(outputs, y)``, besides which the loss is returned too.
+        metrics: Names among "loss", "acc" (`accuracy`), "top5" (`topk_accuracy`), "mse", "mae"; or a mapping from
+            names to ``function(outputs, y)``, besides which the loss is returned too.
 
     Returns:
         The metrics by name, as 0-d tensors without a graph, of the outputs before the step.
@@ -65,12 +73,19 @@ def fit_on_batch(
     Raises:
         ArgumentError: For an unknown metric; for "acc" with floating-point targets; as `optimize` does. The
             parameters are as they were then.
+        OptimizerError: As `optimize` does.
+
+    Example:
+        >>> layer = nn.Linear(2, 3)
+        >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        >>> sorted(fit_on_batch(layer, torch.ones(4, 2), torch.zeros(4).long(), crossentropy_loss, optimizer))
+        ['acc', 'loss']
     """
-    measures = _measures(loss_fn, metrics)
+    measures, own = _measures(loss_fn, metrics)
     outputs = model(x)
     loss = loss_fn(outputs, y)
     # Measured first: the step may change in place what the outputs share memory with.
-    measured = _measure(measures, loss, outputs, y)
+    measured = _measure(measures, own, loss, outputs, y)
     update(loss, optimizer)
     return measured
 
@@ -96,56 +111,79 @@ def evaluate_on_batch(
 
     Raises:
         ArgumentError: For an unknown metric; for "acc" with floating-point targets.
+
+    Example:
+        >>> evaluate_on_batch(nn.Identity(), torch.eye(3), torch.tensor([0, 1, 0]), metrics=["acc"])
+        {'acc': tensor(0.6667)}
     """
-    measures = _measures(loss_fn, metrics)
+    measures, own = _measures(loss_fn, metrics)
     outputs = model(x)
-    return _measure(measures, loss_fn(outputs, y), outputs, y)
+    return _measure(measures, own, loss_fn(outputs, y), outputs, y)
 
 
 def predict_on_batch(model: nn.Module, x: Any) -> Any:
-    """The model's outputs for one batch of inputs ``(batch, ...)``: ``model(x)``."""
+    """The model's outputs for one batch: a predict function for `predict`.
+
+    Args:
+        model: Called as ``model(x)``.
+        x: Inputs ``(batch, ...)``.
+
+    Returns:
+        What the model returns: outputs ``(batch, ...)``, or a nesting of them.
+    """
     return model(x)
 
 
-def _measures(loss_fn: Any, metrics: Iterable[str] | Mapping[str, MetricFn]) -> Mapping[str, MetricFn | None]:
-    """The function of each metric by name; None stands for the loss."""
+def _measures(
+    loss_fn: Any, metrics: Iterable[str] | Mapping[str, MetricFn]
+) -> tuple[Mapping[str, MetricFn | None], bool]:
+    """The function of each metric by name, None for the loss; and whether they are functions of the user's own."""
     if not callable(loss_fn):
         raise ArgumentError(
             f"loss_fn is {type(loss_fn).__name__}",
             expected="a function loss_fn(outputs, targets)",
             fix="see whether the arguments are in their places; crossentropy_loss is one for classifiers",
         )
-    if isinstance(metrics, Mapping):
-        wrong = [name for name, function in metrics.items() if not callable(function)]
-        if wrong:
+    if not isinstance(metrics, (tuple, list)):  # these first: to ask for a Mapping takes longer
+        if isinstance(metrics, Mapping):
+            return _own_measures(metrics), True
+        if not isinstance(metrics, Iterable):
             raise ArgumentError(
-                f"metrics has no function for {wrong}",
-                expected="{name: function(outputs, targets)}",
-                fix="pass the function itself, such as {'acc': accuracy}; names alone go into a list",
+                f"metrics is {metrics!r:.60}",
+                expected='names such as ["loss", "acc"], or a mapping',
+                fix='leave it out for "loss" and "acc", or pass ["loss"]',
             )
-        return {"loss": None, **metrics}
-    if not isinstance(metrics, Iterable):
+        metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    try:
+        return {name: _METRICS[name] for name in metrics}, False
+    except KeyError as error:
         raise ArgumentError(
-            f"metrics is {metrics!r:.60}",
-            expected='names such as ["loss", "acc"], or a mapping',
-            fix='leave it out for "loss" and "acc", or pass ["loss"]',
-        )
-    names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
-    unknown = [name for name in names if name != "loss" and name not in _METRICS]
-    if unknown:
-        raise ArgumentError(
-            f"metrics has the unknown name {unknown[0]!r}",
-            expected=f"names among {', '.join(['loss', *_METRICS])}",
+            f"metrics has the unknown name {error.args[0]!r}",
+            expected=f"names among {', '.join(_METRICS)}",
             fix="pass a mapping from a name to a function(outputs, targets) for a metric of your own",
+        ) from None
+
+
+def _own_measures(metrics: Mapping[str, MetricFn]) -> dict[str, MetricFn | None]:
+    wrong = [name for name, function in metrics.items() if not callable(function)]
+    if wrong:
+        raise ArgumentError(
+            f"metrics has no function for {wrong}",
+            expected="{name: function(outputs, targets)}",
+            fix="pass the function itself, such as {'acc': accuracy}; names alone go into a list",
         )
-    return {name: _METRICS.get(name) for name in names}
+    return {"loss": None, **metrics}
 
 
-def _measure(measures: Mapping[str, MetricFn | None], loss: Any, outputs: Any, y: Any) -> dict[str, Any]:
+def _measure(measures: Mapping[str, MetricFn | None], own: bool, loss: Any, outputs: Any, y: Any) -> dict[str, Any]:
     if isinstance(loss, Tensor):
-        loss = loss.detach().reshape(()) if loss.numel() == 1 else loss.detach()
-    with torch.no_grad():
-        return {name: loss if function is None else function(outputs, y) for name, function in measures.items()}
+        loss = loss.detach()
+        if loss.ndim and loss.numel() == 1:
+            loss = loss.reshape(())
+    if own:
+        with torch.no_grad():
+            return {name: loss if function is None else function(outputs, y) for name, function in measures.items()}
+    return {name: loss if function is None else function(outputs, y) for name, function in measures.items()}
 
 
 def _same_shape(function: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
@@ -157,4 +195,4 @@ def _same_shape(function: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, t
             expected='one shape for both, for the metrics "mse" and "mae"',
             fix="squeeze or unsqueeze one of them",
         )
-    return function(outputs, targets)
+    return function(outputs.detach(), targets.detach())

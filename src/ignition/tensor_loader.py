@@ -31,7 +31,8 @@ class TensorLoader:
         device: Where the tensors are put, once; by default they stay where they are.
 
     Raises:
-        ArgumentError: If there is no tensor, they differ in samples, or `batch_size` is no positive integer.
+        ArgumentError: If there is no tensor, they differ in samples, `batch_size` is no positive integer, or this
+            machine has not `device`.
 
     Example:
         >>> loader = TensorLoader(torch.arange(5), torch.zeros(5, 2), batch_size=2)

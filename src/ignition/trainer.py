@@ -9,29 +9,20 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from ignition import fitting, loop
-from ignition.arguments import (
-    check_batch_axis,
-    check_compile,
-    check_count,
-    check_evaluation,
-    check_hyper,
-    check_loader,
-    check_model_and_optimizer,
-    check_rules,
-)
+from ignition import arguments, finding, fitting, loop
 from ignition.callbacks.base import Callback
-from ignition.checkpoint import read, write
+from ignition.checkpoint import write
 from ignition.data import iterate
 from ignition.device import as_device, move_model
-from ignition.errors import ArgumentError
-from ignition.events import check_callbacks, check_event
+from ignition.events import adding_to, check_callbacks
 from ignition.history import History
+from ignition.lr_finder import LRSweep
+from ignition.markup import trainer_html
 from ignition.precision import autocasting, check_precision
 from ignition.progress import Progress
 from ignition.rng import check_seed
-from ignition.signature import TRAINER_CALL, Signature, check_names
-from ignition.snapshot import apply, capture
+from ignition.signature import TRAINER_CALL, Signature
+from ignition.snapshot import capture
 from ignition.training import Training
 from ignition.transfer import transferred
 from ignition.types import EvalFn, Model, PredictFn, TrainFn
@@ -74,10 +65,12 @@ class Trainer(Generic[Model]):
         history: The records, a `History`.
         device: Where model and batches are.
         stop_reason: Why the last fit was stopped before its end, or None.
-        exception: What ended the last fit, or None.
+        exception: What ended the last fit, or None. Its traceback keeps the tensors of the failed step alive until the
+            next fit; set it to None where they take up too much memory.
 
     Raises:
-        ArgumentError: If an argument has the wrong type, value or place.
+        ArgumentError: If an argument, or what is set in the place of one, has the wrong type, value or place.
+        HyperparameterError: If `hyper` is set with a name that is taken, or that no parameter can have.
 
     Example:
         >>> from torch import nn
@@ -92,39 +85,24 @@ class Trainer(Generic[Model]):
         2
     """
 
+    _repr_html_ = trainer_html
+
     def __init__(
-        self,
-        model: Model,
-        optimizer: Any,
-        train_fn: TrainFn,
-        train_loader: Iterable[Any],
-        eval_fn: EvalFn | None = None,
-        test_loader: Iterable[Any] | None = None,
-        *,
-        batch_axis: int = 0,
-        device: str | torch.device = "auto",
-        precision: str = "fp32",
-        accumulate: int = 1,
-        clip_norm: float | None = None,
-        compile: bool | Mapping[str, Any] = False,
-        seed: int | None = None,
-        progress: bool = True,
-    ) -> None:
-        check_model_and_optimizer(model, optimizer)
-        Signature(train_fn, "train_fn")
-        check_loader(train_loader, "train_loader")
-        check_evaluation(eval_fn, test_loader)
-        check_batch_axis(batch_axis)
+        self, model: Model, optimizer: Any, train_fn: TrainFn, train_loader: Iterable[Any],
+        eval_fn: EvalFn | None = None, test_loader: Iterable[Any] | None = None, *,
+        batch_axis: int = 0, device: str | torch.device = "auto", precision: str = "fp32",
+        accumulate: int = 1, clip_norm: float | None = None, compile: bool | Mapping[str, Any] = False,
+        seed: int | None = None, progress: bool = True,
+    ) -> None:  # fmt: skip
+        arguments.check_parts(model, optimizer, train_fn, train_loader, eval_fn, test_loader, batch_axis)
         self.seed = None if seed is None else check_seed(seed)
         self.device = as_device(device)
-        rules = check_rules(accumulate, clip_norm, check_precision(precision))
-
-        self.compile = check_compile(compile)
-        self._model = model
-        self._optimizer = optimizer
+        rules = arguments.check_rules(accumulate, clip_norm, check_precision(precision))
+        self.compile = arguments.check_compile(compile)
+        self._model, self._optimizer = model, optimizer
         self._train_fn, self._eval_fn = train_fn, eval_fn
         self._train_loader, self._test_loader = train_loader, test_loader
-        self.batch_axis = batch_axis
+        self.batch_axis, self._precision = batch_axis, precision
         self.state: dict[str, Any] = {}
         self.history = History()
         self.stop_reason: str | None = None
@@ -132,7 +110,6 @@ class Trainer(Generic[Model]):
         self._hyper: dict[str, Any] = {}
         self._callbacks: list[Callback] = []
         self._functions: list[tuple[str, Callable[[Any], Any]]] = []
-        self._precision = precision
         train_signature = self._read(train_fn, "train_fn")
         measure_signature = None if eval_fn is None else self._read(eval_fn, "eval_fn")
         move_model(model, optimizer, self.device)
@@ -209,9 +186,7 @@ class Trainer(Generic[Model]):
 
     @hyper.setter
     def hyper(self, hyper: Mapping[str, Any]) -> None:
-        check_hyper(hyper, "trainer.hyper")
-        check_names(hyper)
-        hyper = dict(hyper)
+        hyper = arguments.checked_hyper(hyper)
         self._hyper.clear()  # the same object, since the loop holds it
         self._hyper.update(hyper)
 
@@ -231,7 +206,7 @@ class Trainer(Generic[Model]):
 
     @train_loader.setter
     def train_loader(self, loader: Iterable[Any]) -> None:
-        check_loader(loader, "train_loader", "set it to a DataLoader, or to a list of batches")
+        arguments.check_loader(loader, "train_loader", "set it to a DataLoader, or to a list of batches")
         if not self.training.is_fitting:
             self.training.drop_pass()
         self._train_loader = loader
@@ -243,7 +218,7 @@ class Trainer(Generic[Model]):
 
     @test_loader.setter
     def test_loader(self, loader: Iterable[Any]) -> None:
-        check_loader(loader, "test_loader", "set it to a DataLoader, or to a list of batches")
+        arguments.check_loader(loader, "test_loader", "set it to a DataLoader, or to a list of batches")
         self._test_loader = loader
 
     @property
@@ -253,7 +228,7 @@ class Trainer(Generic[Model]):
 
     @optimizer.setter
     def optimizer(self, optimizer: Any) -> None:
-        check_model_and_optimizer(self.model, optimizer)
+        arguments.check_model_and_optimizer(self.model, optimizer)
         self._optimizer = optimizer
 
     def on(self, event: str) -> Callable[[F], F]:
@@ -266,31 +241,14 @@ class Trainer(Generic[Model]):
         Raises:
             ArgumentError: If there is no such event, or what is decorated is no function.
         """
-        check_event(event)
-
-        def add(function: F) -> F:
-            if not callable(function):
-                raise ArgumentError(
-                    f'@trainer.on("{event}") was given {type(function).__name__}',
-                    expected="a function of the trainer",
-                    fix="put @trainer.on(...) above a function, and a Callback into trainer.callbacks",
-                )
-            self._functions.append((event, function))
-            return function
-
-        return add
+        return adding_to(self._functions, event)
 
     # Training
 
     def fit(
-        self,
-        epochs: int | None = None,
-        *,
-        steps: int | None = None,
-        eval_every: int | None = None,
-        max_eval_steps: int | None = None,
-        resume: bool = False,
-    ) -> History:
+        self, epochs: int | None = None, *, steps: int | None = None,
+        eval_every: int | None = None, max_eval_steps: int | None = None, resume: bool = False,
+    ) -> History:  # fmt: skip
         """Trains on, from where the last fit ended.
 
         With both `epochs` and `steps`, what is reached first ends it. A fit that ends inside an epoch keeps its
@@ -310,17 +268,22 @@ class Trainer(Generic[Model]):
             The history, ``trainer.history``.
 
         Raises:
-            ArgumentError: If neither `epochs` nor `steps` is given, or one of the numbers is no positive integer.
-            HyperparameterError: If a hyperparameter does not fit `train_fn`.
+            ArgumentError: If neither `epochs` nor `steps` is given, one of the numbers is no positive integer, or the
+                callbacks do not fit the Trainer or one another.
+            HyperparameterError: If a hyperparameter does not fit `train_fn`, or its name is taken.
             FunctionError: If a function cannot take what the batch and the hyperparameters give.
             BatchError: If a loader gives no batch, or a batch has not the batch axis.
-            MetricError: If a function returns what is no metric.
-            OptimizerError: If a schedule moves an optimizer that is not the one that `train_fn` steps.
+            MetricError: If a function returns what is no metric, or a callback looks for one that nobody returns.
+            OptimizerError: If the Trainer's optimizer is not the one that `train_fn` steps, and something depends on
+                it: a schedule of its values, `accumulate`, `clip_norm`, fp16, an average of the weights. If `train_fn`
+                steps without `optimize` where `accumulate` or fp16 needs that.
+            NotFiniteError: From `TerminateOnNaN`.
+            CheckpointError: With a `Checkpoint`: if its folder is in use or holds another training, one could not be
+                written, or it cannot put back `train_loader` or hold what is in ``trainer.state``.
+            OSError: If a callback cannot write its file.
+            Exception: What the functions, the loaders and the callbacks raise themselves, unchanged.
         """
-        fitting.fit(
-            self, self._functions, epochs=epochs, steps=steps, eval_every=eval_every, max_eval_steps=max_eval_steps,
-            resume=resume,
-        )  # fmt: skip
+        fitting.fit(self, self._functions, epochs, steps, eval_every, max_eval_steps, resume)
         return self.history
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -338,15 +301,41 @@ class Trainer(Generic[Model]):
     def load(self, path: str | os.PathLike[str]) -> None:
         """Goes where a checkpoint was taken, of which everything is checked before anything is changed.
 
+        What callbacks keep is put back too; ``trainer.averaged`` has the averages. The next fit is one of its own.
+
         Args:
             path: A folder that `save` or a `Checkpoint` wrote.
 
         Raises:
-            CheckpointError: If it is broken, or that of another model, optimizer or data set.
+            ArgumentError: If a fit is running.
+            CheckpointError: If it is broken or not there, or that of another model, optimizer or data set.
         """
-        if self.training.is_fitting:
-            raise ArgumentError("load was called inside a fit", "a Trainer that is not training", "call it before fit")
-        apply(self.training, read(Path(path)), str(path))
+        fitting.load(self, path)
+
+    def find_lr(
+        self, start_lr: float = 1e-6, end_lr: float = 10, steps: int = 100, *, metric: str = "loss",
+        optimizer: str | int | None = None, smoothing: float = 0.9,
+    ) -> LRSweep:  # fmt: skip
+        """Trains for some steps at learning rates that grow from one to the next; afterwards all is as it was.
+
+        Callbacks do not run; see `ignition.lr_finder` for the method, and how a learning rate is suggested.
+
+        Args:
+            start_lr: The first learning rate, of the first parameter group; the others keep their ratios to it.
+            end_lr: The last one, unless the loss diverges before.
+            steps: How many steps to take at most; the train loader begins again where it ends.
+            metric: Which of the metrics of `train_fn` is the loss.
+            optimizer: The name or place of one of several optimizers; all of them by default.
+            smoothing: How much of its moving average each step keeps, from 0 to below 1.
+
+        Returns:
+            The curve, with its ``suggestion`` and ``plot()``.
+
+        Raises:
+            ArgumentError: If an argument is out of range, a fit is running, or the loader can be read only once.
+            MetricError: If `train_fn` does not return `metric`.
+        """
+        return finding.find_lr(self, start_lr, end_lr, steps, metric, optimizer, smoothing)
 
     def stop(self, reason: str) -> None:
         """Ends the running fit after the current step, with its place in the loader kept.
@@ -373,21 +362,29 @@ class Trainer(Generic[Model]):
         """
         training = self.training
         loader = self.test_loader if loader is None else loader
-        if training.eval_signature is None or loader is None:
-            raise ArgumentError(
-                "this Trainer has no eval_fn",
-                expected="an eval_fn and a loader",
-                fix="make it with Trainer(model, optimizer, train_fn, train_loader, eval_fn, test_loader), "
-                "or call evaluate(model, eval_fn, loader)",
-            )
-        check_loader(loader, "loader", "check the order: trainer.evaluate(loader)")
-        check_count(max_steps, "max_steps")
+        arguments.check_measurable(training.eval_signature, loader, max_steps)
         return loop.measure(training, loader, max_steps)
 
     def predict(self, pred_fn: PredictFn, loader: Iterable[Any]) -> Any:
-        """What the model predicts for the data of a loader; see `ignition.predict`."""
+        """What the model predicts for the data of a loader, in the order of the data.
+
+        Args:
+            pred_fn: ``pred_fn(model, *items)``: receives as many of a batch's items as it has positional parameters
+                without a default, and no hyperparameters. It returns a tensor ``(batch, ...)``, or any nesting of
+                such tensors in tuples, lists and dicts.
+            loader: Any iterable of batches.
+
+        Returns:
+            The outputs for all samples, nested as the function returned them, joined along `batch_axis`: detached
+            tensors ``(samples, ...)`` on the CPU.
+
+        Raises:
+            ArgumentError: If an argument has the wrong type or place.
+            BatchError: If the loader gives no batch.
+            FunctionError: If the function cannot take a batch of this loader, or returns what cannot be joined.
+        """
         signature = self._read(pred_fn, "pred_fn", "trainer.predict(pred_fn, loader)")
-        check_loader(loader, "loader", "check the order: trainer.predict(pred_fn, loader)")
+        arguments.check_loader(loader, "loader", "check the order: trainer.predict(pred_fn, loader)")
         return loop.predict_with(self.training, signature, loader)
 
     def _read(self, function: Any, role: str, call: str = TRAINER_CALL) -> Signature:

@@ -12,13 +12,15 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from ignition import rng
-from ignition.data import iterate, keeps_place, length_of, rekeyed, sure_length
+from ignition.data import drop_workers, iterate, keeps_place, length_of, rekeyed, sure_length
 from ignition.events import Events
 from ignition.first_step import check_first_step
 from ignition.goal import Goal
+from ignition.loader_advice import give_advice
+from ignition.loader_place import KeptPlace, load_place
 from ignition.means import Means
 from ignition.optimizers import learning_rates
-from ignition.passes import Pass, begun_anew, looking_ahead
+from ignition.passes import Pass, looking_ahead
 from ignition.position import Position
 from ignition.progress import Progress
 from ignition.records import plain_values
@@ -80,11 +82,10 @@ class Training:
         self.evaluating: Pass | None = None
         self.pending: dict[str, Any] | None = None
         self.fit: dict[str, Any] = {"number": 0}
-        self.seeded = False
-        self.is_fitting = self.is_measuring = False
-        self.has_begun = False  # whether the running fit has come to the loop
+        self.folders: dict[str, Any] = {}  # the Checkpoint that wrote there last, by folder
+        self.seeded = self.is_fitting = self.is_measuring = self.advised = False
         self.signal: int | None = None
-        self.paused = self.ended_in_order = False
+        self.has_begun = self.paused = self.ended_in_order = False  # has_begun: the running fit has come to the loop
         self.met: tuple[Signature, int] | None = None  # what the eval function has been tried on
         self.steps_unchecked = True
         self.has_run = False  # whether this fit has used up anything of an open pass
@@ -92,7 +93,7 @@ class Training:
         self._savers: list[Callable[[Any], None]] = []
         self._keyed: dict[str, tuple[Any, Any]] = {}
         self._scales: dict[str, Any] = {}
-        self._at_an_end = False  # whether a loader that keeps its place was put back at an epoch's end
+        self.kept_place: KeptPlace | None = None  # where a loader was put back that keeps its place by itself
         self._seconds = 0.0
         self._since: float | None = None
 
@@ -158,13 +159,13 @@ class Training:
             self.window.load_state_dict(self._scales)
             self.window.attach()
         self._since = perf_counter()
+        self.progress.open()
         if self.open_pass is not None:
             self._set_hooks(self.open_pass)
 
     def end_fit(self) -> None:
         """Keeps the time that belongs to the next record. A pass in which something was raised cannot go on."""
-        while self.progress.is_open:
-            self.progress.end()
+        self.progress.close()
         if self.trainer.stop_reason is not None:
             self.progress.say(f"stopped after step {self.position.step}: {self.trainer.stop_reason}")
         if self.position.step and not len(self.trainer.history) and self.trainer.exception is None:
@@ -177,8 +178,11 @@ class Training:
         self.has_begun = False
         if self.window is not None:
             self.window.detach()
-        if self.trainer.exception is not None and self.has_run and not self.ended_in_order:
-            self.drop_pass()
+        if self.trainer.exception is not None:
+            self._keyed.clear()
+            drop_workers(self.trainer.train_loader, self.trainer.test_loader)
+            if self.has_run and not self.ended_in_order:
+                self.drop_pass()
         self.events = Events(self.trainer, (), ())
 
     def pause(self) -> None:
@@ -229,8 +233,10 @@ class Training:
         asked, self.paused = self.signal, False  # before the savers look: what comes later stays for the next time
         if self.open_pass is not None:
             self.open_pass.stopped = False
+        self.ended_in_order = True  # whatever a saver raises, between two steps
         for save in self._savers:
             save(self.trainer)
+        self.ended_in_order = False
         if asked is not None:
             self.end_for_signal()
 
@@ -278,17 +284,9 @@ class Training:
 
     def _new_pass(self) -> Pass:
         this = Pass(
-            self.train_signature.function,
-            self.prepared,
-            self.trainer.hyper,
-            iter(()),
-            None,
-            self.trainer.batch_axis,
-            take=self.means.add,
-            shown=self.means.running,
-            progress=self.progress,
-            position=self.position,
-        )
+            self.train_signature.function, self.prepared, self.trainer.hyper, iter(()), None, self.trainer.batch_axis,
+            take=self.means.add, shown=self.means.running, progress=self.progress, position=self.position,
+        )  # fmt: skip
         self._set_hooks(this)
         return this
 
@@ -298,13 +296,11 @@ class Training:
         this.total, this.length = length_of(loader), sure_length(loader)
         asked = perf_counter()
         source = self.source("train", loader)
-        if start and keeps_place(loader) is not None:
-            batches: Iterator[Any] = iter(loader)  # it has been put there by its state
-        elif self._at_an_end:
-            batches = begun_anew(loader)
+        if self.kept_place is not None and self.kept_place.loader is loader:
+            batches: Iterator[Any] = self.kept_place.open()
         else:
             batches = iterate(source, self.position.epoch, start)  # starts its workers
-        self._at_an_end = False
+        self.kept_place = None
         this.data_seconds += perf_counter() - asked
         stream = isinstance(loader, DataLoader) and keeps_place(loader) is None
         if self.rules.accumulate > 1 and this.length is None and stream:
@@ -346,14 +342,14 @@ class Training:
         if self._savers:  # where the evaluation begins, once more if it has to begin anew
             self.pending["generators"] = rng.capture()
         if trainer.eval_fn is not None:
-            evaluated = trainer.evaluate(max_steps=goal.max_eval_steps)
-            record |= {f"val_{name}": value for name, value in evaluated.items()}
+            record |= {f"val_{name}": mean for name, mean in trainer.evaluate(max_steps=goal.max_eval_steps).items()}
         record |= learning_rates(trainer.optimizer) | plain_values(trainer.hyper) | self._take_seconds()
         check_names(trainer.hyper)  # a callback may have added to them
         row = {"epoch": self.position.epoch, "step": self.position.step, **record}
         trainer.history.append(row, epoch_ended=self.pending["epoch_ended"])
         self.pending = None
         self.progress.record(trainer.history.last, goal.last_epoch)
+        give_advice(self)
         self.events.fire("record")
 
     def _take_seconds(self) -> dict[str, float]:
@@ -389,11 +385,9 @@ class Training:
         self.means.load_state_dict(state["means"])
         self.pending = state["pending"]
         self.open_pass = None
-        stateful = keeps_place(self.trainer.train_loader)
-        if stateful is not None:
-            stateful.load_state_dict(loader_state)
         ended = not state["open"] or (self.pending is not None and self.pending["epoch_ended"])
-        self._at_an_end = ended and stateful is not None
+        placed = loader_state is not None
+        self.kept_place = load_place(self.trainer.train_loader, loader_state, ended) if placed else None
         if state["open"]:
             self.open_pass = self._new_pass()
             if not ended:

@@ -11,10 +11,7 @@ import copy
 import io
 import json
 import os
-import tempfile
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ignition.errors import ArgumentError
+from ignition.files import write_whole
 from ignition.structure import named
 
-__all__ = ["ENDINGS", "Weights", "check_weights", "copy_weights", "restore_weights", "write_weights", "write_whole"]
+__all__ = ["ENDINGS", "Weights", "check_weights", "copy_weights", "restore_weights", "write_weights"]
 
 ENDINGS = (".pt", ".safetensors")
 """The endings of the files that can be written."""
@@ -125,35 +123,6 @@ def write_weights(models: Any, path: str | os.PathLike[str]) -> None:
     write_whole(path, lambda partial: write(weights, partial))
 
 
-def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
-    """Has a file written beside, flushed to the disk, and renamed: at any moment the old or the new is there, whole.
-
-    Args:
-        path: The file. Its folders are made; what a symbolic link points to is replaced, not the link.
-        write: Receives the path to write to: an empty file of another name in a folder of its own.
-
-    Raises:
-        OSError: If it cannot be written. What was there stays, and nothing else is left.
-    """
-    target = Path(os.path.realpath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # A folder of its own: whatever a writer leaves there goes with it, after an interrupt too.
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=target.parent) as folder:
-        partial = Path(folder) / "file"
-        partial.touch()
-        permissions = partial.stat().st_mode & 0o777
-        try:
-            write(partial)
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-            partial.chmod(permissions)  # safetensors writes files that nobody else may read
-            os.replace(partial, target)
-        except OSError as error:
-            error.add_note(f"{os.fspath(path)} could not be written; what was there before is unchanged")
-            raise
-    _flush_folder(target.parent)
-
-
 def _plain(model: nn.Module) -> nn.Module:
     inner = getattr(model, "_orig_mod", None)  # what torch.compile(model) wraps
     return inner if isinstance(inner, nn.Module) else model
@@ -248,15 +217,3 @@ def _key(name: str, key: str) -> str:
 
 def _listed(names: Any) -> str:
     return ", ".join(map(repr, names))
-
-
-def _flush_folder(folder: Path) -> None:
-    """Makes a rename last through a loss of power, where the system can do that for folders."""
-    if os.name != "posix":
-        return
-    with suppress(OSError):  # some network file systems refuse it; the file is there in any case
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

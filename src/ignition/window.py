@@ -7,7 +7,7 @@ which is what `optimize` calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -315,9 +315,9 @@ class Window:
         return f"{type(optimizer).__name__}{f' {name!r}' if name else ''}"
 
 
-def trained_parameters(optimizer: Optimizer) -> Iterator[Tensor]:
+def trained_parameters(optimizer: Optimizer) -> list[Tensor]:
     """The parameters of an optimizer that require gradients."""
-    return (one for group in optimizer.param_groups for one in group["params"] if one.requires_grad)
+    return [one for group in optimizer.param_groups for one in group["params"] if one.requires_grad]
 
 
 def _with_gradients(optimizer: Optimizer) -> tuple[list[Tensor], list[Tensor]]:

@@ -32,6 +32,8 @@ class Callback:
     or change hangs on the trainer: ``trainer.model``, ``.optimizer``, ``.hyper``, ``.state``, ``.history``,
     ``.epoch`` (1-based), ``.step`` (steps finished), ``.batch_metrics`` (what the train function last returned).
 
+    What an event raises ends the fit, unchanged; `on_train_end` of all callbacks comes then too.
+
     A callback that remembers something from event to event returns it from `state_dict` (numbers, strings,
     None, tensors, and lists and dicts of them) and takes it back in `load_state_dict`.
 

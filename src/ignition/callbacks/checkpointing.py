@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import time
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,7 +16,7 @@ from ignition.callbacks.schedule import positive_count
 from ignition.checkpoint import Content
 from ignition.data import check_place_kept
 from ignition.duration import seconds_of
-from ignition.errors import ArgumentError, CheckpointError, IgnitionWarning
+from ignition.errors import ArgumentError, CheckpointError, warn
 from ignition.lock import FolderLock
 from ignition.ranking import Mode, is_better
 from ignition.signals import Signals
@@ -65,7 +64,12 @@ class Checkpoint(Callback):
     Raises:
         ArgumentError: If an argument is none of these.
         CheckpointError: At fit, if the folder is another training's, or is in use; or if the train loader cannot be
-            put back where it was.
+            put back where it was. When one is due, if ``trainer.state`` holds what it cannot; at the next step, or at
+            the fit's end, if it could not be written.
+
+    Example:
+        >>> Checkpoint("runs/digits", every="10min", best="val_loss").mode
+        'min'
     """
 
     order: ClassVar[int] = 1
@@ -103,7 +107,6 @@ class Checkpoint(Callback):
         self._seconds: float | None = None
         if isinstance(every, str) and every != "epoch":
             self._seconds = seconds_of(every, "every of Checkpoint")
-            self.on_step_end = self._look_at_clock  # type: ignore[method-assign]  # costs nothing otherwise
         elif every != "epoch":
             self.save_every = positive_count("every of Checkpoint", every)
         self.last_path: Path | None = None
@@ -118,14 +121,28 @@ class Checkpoint(Callback):
         self._epochs = 0
         self._recorded = 0
         self._clock = 0.0
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._seconds is not None:  # steps cost nothing otherwise
+            self.on_step_end = self._look_at_clock  # type: ignore[method-assign]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._listen()  # a copy by itself, and not through the one that it was made of
 
     def __repr__(self) -> str:
         return f"Checkpoint({os.fspath(self.folder)!r}, every={self.every!r}, keep={self.keep}, best={self.best!r})"
 
     # Going on
 
-    def take_up(self, trainer: Trainer[Any], resume: bool) -> bool:
+    def take_up(self, trainer: Trainer[Any], resume: bool, goes_on: bool) -> bool:
         """Brings a fit that is about to begin to where an earlier run of the script was.
+
+        Args:
+            trainer: Between two fits.
+            resume: Whether the checkpoints of an earlier run are wanted.
+            goes_on: Whether it is the Trainer's last fit once more.
 
         Returns:
             Whether this very fit was finished then, with its result loaded now.
@@ -136,20 +153,27 @@ class Checkpoint(Callback):
         check_place_kept(trainer.train_loader)
         self._lock = FolderLock(self.folder)
         try:
-            if self._trainer is not trainer:
+            before = self._before(trainer)
+            if before is None:
                 checkpoint.sweep(self.folder)
-                self._look_for_newest(resume)
-                self._trainer = trainer
+                self._newest = self._newest_of(self._refused(self._paths(), resume))
                 self.last_path = self.best_path = self.best_value = None  # of a Trainer before this one
                 self._saved = ()
+            else:
+                if before is not self:
+                    self.last_path, self._newest, self._saved = before.last_path, before._newest, before._saved
+                    self.load_state_dict(before.state_dict())
+                self._look_again(trainer, goes_on)
+            self._trainer = trainer
+            trainer.training.folders[os.path.realpath(self.folder)] = self
             return self._catch_up(trainer)
         except BaseException:
             self.release()
             raise
 
     def goes_on(self, trainer: Trainer[Any]) -> bool:
-        """Whether the Trainer's last fit was under this Checkpoint and came to no end: Ctrl-C, or an error."""
-        return self._trainer is trainer and trainer.training.fit.get("ended") is False
+        """Whether the Trainer's last fit wrote to this folder and came to no end: Ctrl-C, or an error."""
+        return self._before(trainer) is not None and trainer.training.fit.get("ended") is False
 
     def release(self) -> None:
         """Lets others have the folder."""
@@ -157,26 +181,48 @@ class Checkpoint(Callback):
             self._lock.release()
             self._lock = None
 
-    def _look_for_newest(self, resume: bool) -> None:
-        paths = self._paths()
+    def _before(self, trainer: Trainer[Any]) -> Checkpoint | None:
+        """The Checkpoint that wrote to this folder in this training: this one, or one in its place before."""
+        before: Checkpoint | None = trainer.training.folders.get(os.path.realpath(self.folder))
+        return before if before is not None and before._trainer is trainer else None
+
+    def _refused(self, paths: list[Path], resume: bool) -> list[Path]:
         if paths and not resume:
             raise CheckpointError(
                 f"{self.folder} holds {len(paths)} checkpoints of an earlier run, the newest {paths[-1].name}",
                 expected="an empty folder, or resume=True",
                 fix="go on from them with fit(..., resume=True), or begin anew in another folder (or delete this one)",
             )
-        self._newest = None
+        return paths
+
+    def _look_again(self, trainer: Trainer[Any], goes_on: bool) -> None:
+        """Looks at the folder of a training that has written to it: what is there, and where the memory stands."""
+        number = trainer.training.fit["number"]
+        paths = [path for path in self._paths() if _place_in(path)[0] >= number]
+        if not goes_on:
+            # Those of a script that is run again are known; others would be mixed with what is to come.
+            self._refused(paths, resume=self._newest is not None)
+        elif not trainer.training.ended_in_order or (paths and _place_in(paths[-1])[:2] > (number, trainer.step)):
+            # An error may strike in the middle of a step: what the memory holds is no place to go on from.
+            self._newest = self._newest_of(paths)
+            if self._newest is None:
+                warn(
+                    f"{self.folder} holds no checkpoint of fit {number}, so it goes on from what is in memory, as the "
+                    "error left it; to begin anew, run the whole script again"
+                )
+
+    def _newest_of(self, paths: list[Path]) -> tuple[Path, Content] | None:
         for path in reversed(paths):
             try:
-                self._newest = (path, checkpoint.read(path))
-                return
+                return path, _read(path)
             except checkpoint.OtherVersion:
                 raise  # it may be whole: begun anew, the training would be lost in silence
             except CheckpointError as error:
                 kept = path.with_name(f"broken-{path.name}")  # out of the way of those that are to come
                 checkpoint.remove(kept) if kept.exists() else None
                 os.replace(path, kept)
-                warnings.warn(f"{error}\n  passed over, and renamed {kept.name}", IgnitionWarning, stacklevel=6)
+                warn(f"{error}\n  passed over, and renamed {kept.name}")
+        return None
 
     def _catch_up(self, trainer: Trainer[Any]) -> bool:
         if self._newest is None:
@@ -187,7 +233,7 @@ class Checkpoint(Callback):
             self._newest = None
             return False
         if fit["number"] > number:
-            ends = [one for one in self._paths() if _is_end(one) and _fit_of(one) == number]
+            ends = [one for one in self._paths() if _is_end(one) and _place_in(one)[0] == number]
             if not ends:
                 raise CheckpointError(
                     f"{self.folder} has no checkpoint of the end of fit {number}, and has some of fit {fit['number']}",
@@ -195,7 +241,7 @@ class Checkpoint(Callback):
                     "each fit's end has left",
                     fix=f'go on with trainer.load("{path}"), or begin anew in another folder',
                 )
-            path, content = ends[-1], checkpoint.read(ends[-1])
+            path, content = ends[-1], _read(ends[-1])
         apply(trainer.training, content, str(path))
         self.last_path = path
         self._saved = self._place(trainer)
@@ -241,6 +287,9 @@ class Checkpoint(Callback):
                 trainer.training.fit |= {"ended": True, "stop_reason": trainer.stop_reason}
                 self._save(trainer, "-end", improved)
             self._writer.finish()
+        except BaseException:
+            trainer.training.fit["ended"] = False  # not for the folder
+            raise
         finally:
             self._writer.free()
             if self._signals is not None:
@@ -315,18 +364,32 @@ class Checkpoint(Callback):
         """The checkpoints in the folder, oldest first: by fit and step, never by a file's time."""
         if not self.folder.is_dir():
             return []
-        found = [(match, path) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-        found.sort(key=lambda pair: (int(pair[0][1]), int(pair[0][2]), pair[0][3] is not None))
-        return [path for _, path in found]
+        return sorted((path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)), key=_place_in)
 
 
-def _fit_of(path: Path) -> int:
-    """The number of the fit in a checkpoint's name."""
+def _place_in(path: Path) -> tuple[int, int, bool]:
+    """The fit and the step in a checkpoint's name, and whether it is that of the fit's end."""
     match = _NAME.fullmatch(path.name)
-    return 0 if match is None else int(match[1])
+    return (0, 0, False) if match is None else (int(match[1]), int(match[2]), match[3] is not None)
 
 
 def _is_end(path: Path) -> bool:
-    """Whether a checkpoint is that of a fit's end."""
-    match = _NAME.fullmatch(path.name)
-    return match is not None and match[3] is not None
+    return _place_in(path)[2]
+
+
+def _read(path: Path) -> Content:
+    """A checkpoint, if it is the one that its name says."""
+    content = checkpoint.read(path)
+    try:
+        fit = content.state["fit"]
+        place = fit["number"], content.state["position"]["step"], fit["ended"]
+    except (LookupError, TypeError):
+        place = None
+    if place != _place_in(path):
+        found = "nothing of a fit" if place is None else f"step {place[1]} of fit {place[0]}"
+        raise CheckpointError(
+            f"the checkpoint {path} is broken: it holds {found}{', its end' if place and place[2] else ''}",
+            expected="what its name says, as Checkpoint wrote it",
+            fix="give a folder that was renamed or exchanged its name back, or delete it",
+        )
+    return content

@@ -102,14 +102,21 @@ class LRSchedule(Callback):
         self.every = every
         self.monitor = monitor
         self._targets: frozenset[tuple[str | int, ...]] = frozenset()
+        self.needs_updates = every == "step"
+        self._listen()
+
+    def _listen(self) -> None:
         # On the instance and not the class: an event that it does not tick at costs nothing.
-        if every == "epoch":
+        if self.every == "epoch":
             self.on_epoch_end = self._tick  # type: ignore[method-assign]
-        elif every == "step":
+        elif self.every == "step":
             self.on_step_end = self._tick_after_step  # type: ignore[method-assign]
-            self.needs_updates = True
         else:
             self.on_record = self._tick  # type: ignore[method-assign]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._listen()  # a copy by itself, and not through the one that it was made of
 
     def __repr__(self) -> str:
         return f"LRSchedule({type(self.scheduler).__name__}, every={self.every!r})"

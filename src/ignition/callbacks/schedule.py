@@ -111,11 +111,18 @@ class Schedule(Callback):
         self._trainer: weakref.ref[Trainer[Any]] | None = None
         self._moved: Optimizer | None = None
         self._targets: frozenset[tuple[str | int, ...]] = frozenset()
+        self._listen()
+
+    def _listen(self) -> None:
         # On the instance and not the class: the loop calls nothing at each batch for a schedule by epoch.
-        if every == "epoch":
+        if self.every == "epoch":
             self.on_epoch_begin = self._apply  # type: ignore[method-assign]
         else:
             self.on_batch_begin = self._apply  # type: ignore[method-assign]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._listen()  # a copy by itself, and not through the one that it was made of
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, every={self.every!r})"

@@ -1,0 +1,70 @@
+"""The place of a loader that keeps it by itself: kept in a checkpoint, and gone on from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from ignition import rng
+from ignition.data import keeps_place
+from ignition.passes import begun_anew
+
+__all__ = ["KeptPlace", "load_place", "place_of"]
+
+
+class KeptPlace(NamedTuple):
+    """Where a loader was put back, until it is read from there.
+
+    Attributes:
+        loader: The loader.
+        place: What `place_of` returned when the checkpoint was taken.
+        ended: Whether that was at an epoch's end.
+    """
+
+    loader: Any
+    place: dict[str, Any]
+    ended: bool
+
+    def open(self) -> Iterator[Any]:
+        """The batches that come after the place."""
+        if self.ended:
+            # torchdata's StatefulDataLoader makes the iterator of the ended epoch once more, with the draws that this
+            # takes: here, from where the generators can be put back, before it makes that of the next one.
+            generators = rng.capture()
+            _stateful(self.loader).state_dict()
+            rng.restore(generators)
+            self._put_generator_back()
+            return begun_anew(self.loader)
+        batches: Iterator[Any] = iter(self.loader)
+        self._put_generator_back()
+        return batches
+
+    def _put_generator_back(self) -> None:
+        generator = _generator_of(self.loader)
+        if generator is not None and self.place["generator"] is not None:
+            generator.set_state(self.place["generator"])
+
+
+def place_of(loader: Any) -> dict[str, Any] | None:
+    """Where a loader is that keeps its place by itself, with its own generator; None for any other loader."""
+    if keeps_place(loader) is None:
+        return None
+    state, generator = _stateful(loader).state_dict(), _generator_of(loader)
+    return {"state": state, "generator": None if generator is None else generator.get_state()}
+
+
+def load_place(loader: Any, place: dict[str, Any], ended: bool) -> KeptPlace:
+    """Puts a loader where `place_of` found it; its batches from there on are those of what this returns."""
+    _stateful(loader).load_state_dict(place["state"])
+    return KeptPlace(loader, place, ended)
+
+
+def _stateful(loader: Any) -> Any:
+    return keeps_place(loader)
+
+
+def _generator_of(loader: Any) -> torch.Generator | None:
+    generator = getattr(loader, "generator", None)
+    return generator if isinstance(generator, torch.Generator) else None
