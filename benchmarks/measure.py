@@ -5,6 +5,8 @@
     train(model, train_set, test_set, epochs)    trains the model, in place
     noop(batches, metrics), noop_...(...)        loops over a step that does nothing but return `metrics`
     read(x, y), read_...(...)                    reads all batches of two tensors
+    predict_...(batches)                         predicts all batches
+    measure_...()                                returns figures by name that it has measured itself
 
 The cost of a step is that of one step more: the difference between a long run and a short one, so that what a
 library does once a run does not count.
@@ -43,7 +45,7 @@ def main(name: str, result_file: str, seconds: float) -> None:
         started = perf_counter()
         module = import_module(name)
         result["import"] = (perf_counter() - started) * 1e3  # ms, for what the module imports above torch
-        measures = [digits, tiny, noops, reads]
+        measures = [digits, tiny, noops, reads, predictions, others]
     except Exception as error:
         errors["import"] = f"{type(error).__name__}: {error}"
         measures = []
@@ -102,6 +104,20 @@ def reads(module: ModuleType, seconds: float) -> dict[str, float]:
     return {
         name: step_cost(function, arguments, seconds / 2, MOST_BATCHES) for name, function in functions(module, "read")
     }
+
+
+def predictions(module: ModuleType, seconds: float) -> dict[str, float]:
+    """Microseconds to predict a batch."""
+    return {
+        name: step_cost(function, lambda steps: (Batches(steps),), seconds / 2, MOST_BATCHES)
+        for name, function in functions(module, "predict")
+        if function.__module__ == module.__name__
+    }
+
+
+def others(module: ModuleType, seconds: float) -> dict[str, float]:
+    """What the module measures itself."""
+    return {name: figure for _, function in functions(module, "measure") for name, figure in function().items()}
 
 
 def functions(module: ModuleType, prefix: str) -> Iterator[tuple[str, Callable]]:

@@ -33,6 +33,20 @@ READS = {
     "read_fit_data_loader": "Trainer over the DataLoader",
     "read_fit_data_loader_seed": "the same with `seed=0`",
 }
+ALONE = {"loading": "reading data", "predicting": "prediction", "saving": "saving", "compiling": "compile=True"}
+PREDICTIONS = {
+    "": "the tiny classifier",
+    "nothing_": "a function that does nothing",
+}
+SAVES = {
+    "stall": "the loop stops for",
+    "first stall": "at the first save, which takes the memory",
+    "copy": "the copy to memory alone",
+    "pause": "the longest that Python waits while the thread writes",
+    "torch.save": "`torch.save`, not flushed",
+    "flushed torch.save": "`torch.save`, flushed",
+    "trainer.save": "`trainer.save`: flushed, with checksums",
+}
 MEASURES = {
     "tiny": "the tiny classifier, µs a step",
     "digits": "digits, seconds",
@@ -75,6 +89,9 @@ def tables(figures: Figures) -> dict[str, str]:
         "noop": noop_table(figures),
         "imports": import_table(figures),
         "reading": reading_table(figures),
+        "predicting": predicting_table(figures),
+        "saving": saving_table(figures),
+        "compiling": compiling_table(figures),
         "losses": losses(figures),
         "failures": failures(figures),
     }
@@ -130,6 +147,39 @@ def reading_table(figures: Figures) -> str:
     return table(["", "µs a batch of 32", "ratio: median", "min", "max"], rows)
 
 
+def predicting_table(figures: Figures) -> str:
+    rows = []
+    for kind, label in PREDICTIONS.items():
+        own, by_hand = f"predict_{kind}ignition", f"predict_{kind}by_hand"
+        ratios = figures.ratios("predicting", own, "predicting", by_hand)
+        if ratios:
+            medians = [number(median(figures.values("predicting", key))) for key in (by_hand, own)]
+            rows.append([label, *medians, *spread(ratios)])
+    return table(["µs a batch of 32", "by hand", "`predict`", "ratio: median", "min", "max"], rows)
+
+
+def saving_table(figures: Figures) -> str:
+    sizes = ("10 MB", "500 MB")
+    rows = [
+        [label, *(cell for size in sizes for cell in spread(figures.values("saving", f"{key} {size}")))]
+        for key, label in SAVES.items()
+        if figures.values("saving", f"{key} {sizes[0]}")
+    ]
+    return table(["ms", *(cell for size in sizes for cell in (f"{size}: median", "min", "max"))], rows)
+
+
+def compiling_table(figures: Figures) -> str:
+    rows = []
+    for size in ("large", "small"):
+        ratios = figures.ratios("compiling", f"compiled {size}", "compiling", f"eager {size}")
+        if ratios:
+            keys = (f"eager {size}", f"compiled {size}", f"compiling {size}", f"graphs {size}")
+            medians = [median(figures.values("compiling", key)) for key in keys]
+            rows.append([size, *map(number, medians[:3]), f"{medians[3]:.0f}", *spread(ratios)])
+    head = ["ms a step", "eager", "compiled", "compiling, ms", "graphs", "ratio: median", "min", "max"]
+    return table(head, rows)
+
+
 def losses(figures: Figures) -> str:
     """Every library that did better than Ignition at something, by the medians, and what its comforts cost."""
     peers = [module for module in figures.modules if not module.startswith(("by_hand", "ignition_"))]
@@ -145,13 +195,16 @@ def losses(figures: Figures) -> str:
     seeded = figures.above("loading", "read_fit_data_loader_seed", "loading", "read_fit_data_loader")
     if ready_made:
         lines.append(f"- `fit_on_batch` takes {number(median(ready_made))} µs a step more than the step written out.")
+    slower = median(figures.ratios("compiling", "compiled small", "compiling", "eager small") or [0])
+    if slower > 1:
+        lines.append(f"- `compile=True` makes a step of the tiny classifier {number(slower)} times as long.")
     if seeded:
         lines.append(f"- `seed=` takes {number(median(seeded))} µs a batch more over a DataLoader.")
     return "\n".join(lines)
 
 
 def failures(figures: Figures) -> str:
-    names = {module: LIBRARIES[module][0] for module in figures.modules} | {"loading": "reading data"}
+    names = {module: LIBRARIES[module][0] for module in figures.modules} | ALONE
     lines = [
         f"- {name}, {work}: {' '.join(error.split())[:200]}"
         for module, name in names.items()

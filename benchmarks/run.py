@@ -26,7 +26,8 @@ from benchmarks import page, report  # noqa: E402 (found from the line above)
 
 RESULTS = ROOT / "runs" / "benchmarks.json"
 
-OWN = ("by_hand", "by_hand_in_memory", "ignition_", "ignition_own_step", "ignition_in_memory", "loading")
+ALONE = ("loading", "predicting", "saving", "compiling")  # which compare in one process; the others are peers/
+OWN = ("by_hand", "by_hand_in_memory", "ignition_", "ignition_own_step", "ignition_in_memory", *ALONE)
 PEERS = ("ignite_", "poutyne_", "skorch_", "accelerate_", "transformers_", "fastai_", "keras_", "lightning_")
 
 # One thread: with so little work a step, more threads only wait for each other, and the figures jump about.
@@ -82,7 +83,7 @@ def measured_in_rounds(arguments: argparse.Namespace) -> list[dict[str, dict]]:
 
 def measured(module: str, seconds: float, limit: float = 180) -> dict:
     """What `measure.py` finds out about a module; where it fails or hangs, the error takes the place."""
-    name = f"benchmarks.{module}" if module == "loading" else f"benchmarks.peers.{module}"
+    name = f"benchmarks.{module}" if module in ALONE else f"benchmarks.peers.{module}"
     with tempfile.TemporaryDirectory() as folder:  # as the working directory too: some libraries leave files
         result = Path(folder, "result.json")
         command = [sys.executable, "-m", "benchmarks.measure", name, str(result), str(seconds)]

@@ -116,9 +116,9 @@ def build(job: dict[str, Any]) -> tuple[Trainer[Any], Witness]:
         fault.reach("evaluation")
         return {**evaluate_on_batch(model, x, y), "noise": random.random()}
 
-    def write_file(path: Path, data: bytes) -> str:
+    def write_file(path: Path, parts: Any) -> str:
         fault.reach("save")
-        return plain_write_file(path, data)
+        return plain_write_file(path, parts)
 
     plain_write_file = checkpoint._write_file
     checkpoint._write_file = write_file

@@ -115,13 +115,23 @@ def test_the_start_page_ends_with_the_same_numbers_when_its_script_is_killed_and
 
 
 @pytest.mark.slow
-def test_the_script_for_many_processes_runs_on_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_script_for_many_processes_runs(processes: int, tmp_path: Path) -> None:
     page = DOCS / "guides" / "processes.md"
     (script,) = (block for block in blocks(page) if block.kind == "file")
-    (command,) = (block.text.strip() for block in blocks(page) if block.kind == "torchrun")
-    assert command.endswith(f" {script.about}")
+    (command,) = (block.text.split() for block in blocks(page) if block.kind == "torchrun")
+    assert command == ["torchrun", "--nproc-per-node", "2", script.about]
     (tmp_path / script.about).write_text(script.text, encoding="utf-8")
-    assert [line.split()[1] for line in python(tmp_path / script.about).splitlines()] == ["1/3", "2/3", "3/3"]
+    if processes == 1:
+        printed = python(tmp_path / script.about)
+    else:
+        if importlib.util.find_spec("ignition.distributed") is None:
+            pytest.skip("ignition.distributed is not there")
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", *command[1:]]
+        done = subprocess.run(torchrun, cwd=tmp_path, env=alone(tmp_path), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        printed = done.stdout
+    assert [line.split()[1] for line in printed.splitlines()] == ["1/3", "2/3", "3/3"]
 
 
 @pytest.mark.parametrize(("page", "block"), marked("other"), ids=lambda value: getattr(value, "about", None))

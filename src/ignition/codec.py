@@ -165,7 +165,11 @@ class _Encoder:
         if isinstance(value, (set, frozenset)):
             kind = "set" if isinstance(value, set) else "frozenset"
             return _marked(kind, [self.encode(item, place, depth) for item in sorted(value, key=repr)])
-        items = [self.encode(item, f"{place}.{index}", depth) for index, item in enumerate(value)]
+        # The state of Python's generator is 625 integers, and the training waits.
+        items = [
+            item if type(item) is int else self.encode(item, f"{place}.{index}", depth)
+            for index, item in enumerate(value)
+        ]
         return items if isinstance(value, list) else _marked("tuple", items)
 
     def _tensor(self, value: Tensor, place: str) -> Any:

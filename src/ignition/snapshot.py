@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["apply", "capture", "settings_of"]
 
-_PACKED = re.compile(r"torch\.(u?int[1-7]|bits\w+)")  # several elements to a byte
+# Types of several elements to a byte.
+_PACKED = {value for name, value in vars(torch).items() if re.fullmatch(r"u?int[1-7]|bits\w+", name)}
 
 
 def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) -> Content:
@@ -214,7 +215,7 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
         problem = "that of a lazy module, which has seen no batch yet"
     elif tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
         problem = f"{'quantised' if tensor.is_quantized else tensor.layout} on the device {tensor.device}"
-    elif _PACKED.fullmatch(str(tensor.dtype)):
+    elif tensor.dtype in _PACKED:
         problem = f"of {tensor.dtype}"
     if problem is not None:
         raise CheckpointError(
