@@ -1,6 +1,6 @@
 """Ignition: you write two plain functions for one batch, Ignition runs the loop."""
 
-from ignition import callbacks, errors, report
+from ignition import callbacks, distributed, errors, report
 from ignition.callbacks.base import Callback
 from ignition.checks import sanity_checks
 from ignition.device import default_device, make_var
@@ -14,6 +14,7 @@ from ignition.optimizers import set_lr
 from ignition.pretrained import load_weights
 from ignition.rng import seed_everything
 from ignition.steps import crossentropy_loss, evaluate_on_batch, fit_on_batch, predict_on_batch
+from ignition.strategy import DDP, FSDP
 from ignition.summary import summary
 from ignition.tensor_loader import TensorLoader
 from ignition.trainer import Trainer
@@ -21,6 +22,8 @@ from ignition.trainer import Trainer
 __version__ = "0.1.0"
 
 __all__ = [
+    "DDP",
+    "FSDP",
     "Callback",
     "History",
     "IgnitionError",
@@ -31,6 +34,7 @@ __all__ = [
     "callbacks",
     "crossentropy_loss",
     "default_device",
+    "distributed",
     "errors",
     "evaluate",
     "evaluate_on_batch",

@@ -94,12 +94,18 @@ def sanity_checks(trainer: Trainer[Any], checks: Iterable[Callable[[Any], Any]] 
         (True, Outcome(name='weights_are_small', passed=True, message=''))
     """
     own = _checked(trainer, checks)
+    if distributed.world_size() > 1:
+        raise ArgumentError(
+            f"sanity_checks was called in one of {distributed.world_size()} processes",
+            expected="one process, in which it tries things out",
+            fix="run the script once with python alone, before torchrun",
+        )
     outcomes = []
     with everything_restored(trainer) as begin_again:
         material = Material.of(trainer)
         for name, check in [*_CHECKS.items(), *own]:
             begin_again()
-            trainer.compile, trainer.training.prepared = False, trainer.model  # to compile it would take minutes
+            trainer.compile, trainer.training.compiled = False, trainer.model  # to compile it would take minutes
             outcomes.append(_outcome(name, check, material))
     return Report(outcomes)
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ignition import distributed
 from ignition.errors import ArgumentError
 from ignition.running import running
 from ignition.structure import named
@@ -25,7 +26,8 @@ def default_device() -> torch.device:
     """The accelerator (CUDA, MPS, XPU, ...) if this machine has one, else the CPU.
 
     Returns:
-        The device, with its index where it has one: ``cuda:0``. Found once in a process.
+        The device, with its index where it has one: ``cuda:0``; of several processes on a machine each has one of its
+        own. Found once in a process.
 
     Example:
         >>> default_device().type in {"cpu", "cuda", "mps", "xpu"}
@@ -33,7 +35,10 @@ def default_device() -> torch.device:
     """
     if not torch.accelerator.is_available():
         return torch.device("cpu")
-    return _with_index(torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu"))
+    accelerator = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if distributed.world_size() > 1:  # one for each process of this machine
+        return torch.device(accelerator.type, distributed.local_rank() % torch.accelerator.device_count())
+    return _with_index(accelerator)
 
 
 def as_device(device: str | torch.device) -> torch.device:

@@ -8,6 +8,7 @@ IgnitionError
 ├── MetricError           a function returned what is no metric, or a metric is asked for that nobody returns
 ├── CheckpointError       a checkpoint is broken, of another training, or cannot be written
 ├── OptimizerError        a step was taken by the wrong optimizer, or cannot be taken as asked
+├── ProcessError          another process has failed, died or left, or the processes do not do the same
 └── NotFiniteError        a metric became NaN or infinite where that ends the training
 """
 
@@ -28,6 +29,7 @@ __all__ = [
     "MetricError",
     "NotFiniteError",
     "OptimizerError",
+    "ProcessError",
 ]
 
 
@@ -76,6 +78,10 @@ class OptimizerError(IgnitionError, RuntimeError):
     """A step was taken by an optimizer that the Trainer does not know, or none by one that it knows."""
 
 
+class ProcessError(IgnitionError, RuntimeError):
+    """Of many processes another one has failed, died or left; or they do not do the same."""
+
+
 class NotFiniteError(IgnitionError, ArithmeticError):
     """A metric became NaN or infinite."""
 
@@ -85,7 +91,12 @@ class IgnitionWarning(UserWarning):
 
 
 def warn(message: str) -> None:
-    """Warns at the line of the user's that led here, so that Python shows it once for each such line."""
+    """Warns at the line of the user's that led here, so that Python shows it once for each such line.
+
+    Of several processes the first one warns.
+    """
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
+        return
     here, level, frame = os.path.dirname(__file__), 2, sys._getframe(1)
     while frame.f_back is not None and os.path.dirname(frame.f_code.co_filename).startswith(here):
         level, frame = level + 1, frame.f_back

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
-from ignition import loop
+from ignition import distributed, loop
 from ignition.arguments import check_batch_axis, check_count, check_hyper, check_loader, check_model
+from ignition.data import rekeyed
 from ignition.device import as_device, device_of
+from ignition.parting import together
 from ignition.progress import Progress
 from ignition.signature import Signature
 from ignition.types import EvalFn, PredictFn
@@ -70,16 +72,18 @@ def evaluate(
     hyper = {} if hyper is None else hyper
     check_hyper(hyper, "hyper")
     signature.check_hyper(signature.select(hyper))
-    return loop.evaluate(
-        model,
-        signature,
-        loader,
-        batch_axis=batch_axis,
-        device=device_of(model) if device is None else as_device(device),
-        hyper=hyper,
-        progress=Progress(progress),
-        max_steps=max_steps,
-    )
+    distributed.start()
+    with together():
+        return loop.evaluate(
+            model,
+            signature,
+            _as_it_is_read(loader, "eval"),
+            batch_axis=batch_axis,
+            device=device_of(model) if device is None else as_device(device),
+            hyper=hyper,
+            progress=Progress(progress and distributed.is_main()),
+            max_steps=max_steps,
+        )
 
 
 def predict(
@@ -123,12 +127,21 @@ def predict(
     check_loader(loader, "loader", f"check the order: {_PREDICT}")
     check_batch_axis(batch_axis)
     check_count(max_steps, "max_steps")
-    return loop.predict(
-        model,
-        signature,
-        loader,
-        batch_axis=batch_axis,
-        device=device_of(model) if device is None else as_device(device),
-        progress=Progress(progress),
-        max_steps=max_steps,
-    )
+    distributed.start()
+    with together():
+        return loop.predict(
+            model,
+            signature,
+            _as_it_is_read(loader, "predict"),
+            batch_axis=batch_axis,
+            device=device_of(model) if device is None else as_device(device),
+            progress=Progress(progress and distributed.is_main()),
+            max_steps=max_steps,
+        )
+
+
+def _as_it_is_read(loader: Any, purpose: str) -> Any:
+    """The loader itself; of several processes each takes its part of one order, so it is drawn from one seed."""
+    if distributed.world_size() == 1:
+        return loader
+    return rekeyed(loader, int(distributed.text_of_main(str(torch.initial_seed() % 2**63))), purpose)

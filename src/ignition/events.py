@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ignition import distributed
 from ignition.callbacks.base import EVENTS, Callback
 from ignition.errors import ArgumentError
 
@@ -42,6 +43,8 @@ class Events:
         self._calls: dict[str, list[Callable[[], Any]]] = {event: [] for event in EVENTS}
         self.raised: list[BaseException] = []  # by the listeners of the event that `fire_each` calls
         for _, listener in ordered:
+            if isinstance(listener, Callback) and listener.main_only and not distributed.is_main():
+                continue
             if isinstance(listener, Callback):
                 for event in EVENTS:
                     method = getattr(listener, f"on_{event}")

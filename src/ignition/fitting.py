@@ -19,6 +19,7 @@ from ignition.data import batch_weight, items_of, iterate, sure_length
 from ignition.errors import ArgumentError
 from ignition.events import Events, check_callbacks
 from ignition.goal import Goal, check_goal
+from ignition.parting import together
 from ignition.settings import Settings
 from ignition.snapshot import apply, settings_of
 
@@ -39,6 +40,19 @@ def fit(
 ) -> None:
     """Runs `Trainer.fit`; `functions` are those that `Trainer.on` added."""
     check_goal(epochs, steps, eval_every, max_eval_steps)
+    with together(trainer.training.ends_by_agreement):
+        _fit(trainer, functions, epochs, steps, eval_every, max_eval_steps, resume)
+
+
+def _fit(
+    trainer: Trainer[Any],
+    functions: list[tuple[str, Callable[[Any], Any]]],
+    epochs: Any,
+    steps: Any,
+    eval_every: Any,
+    max_eval_steps: Any,
+    resume: Any,
+) -> None:
     training = trainer.training
     if training.is_fitting:
         raise ArgumentError(
@@ -47,6 +61,9 @@ def fit(
             fix="call it when the first has ended, or train other things with a Trainer of their own",
         )
     saver = _saver(check_callbacks(trainer.callbacks), resume)
+    training.processes.check_alike(
+        trainer, epochs=epochs, steps=steps, eval_every=eval_every, max_eval_steps=max_eval_steps, resume=resume
+    )
     before, previous = Settings(trainer), training.fit
     goes_on = resume and saver is not None and saver.goes_on(trainer)  # as a script does that is run again
     trainer.stop_reason, trainer.exception = None, None

@@ -8,17 +8,20 @@ from typing import Any
 
 import torch
 
-from ignition.data import batch_weight, iterate, length_of
 from ignition.goal import Goal
 from ignition.means import Means
 from ignition.modes import evaluation_mode, training_mode
 from ignition.notes import explained
 from ignition.optimizers import watch_steps
-from ignition.passes import Pass, at_most, meet_first_batch, warn_if_short
+from ignition.passes import Pass, meet_first_batch, warn_if_short
 from ignition.predictions import Predictions
 from ignition.progress import Progress
+from ignition.reading import at_most, check_ordered, part_in_evaluation
+from ignition.recording import begin_record, write_record
 from ignition.running import Running, this_run
 from ignition.signature import Signature
+from ignition.strategy import share_buffers
+from ignition.structure import named
 from ignition.training import EvaluationStopped, Training
 
 __all__ = ["evaluate", "fit", "measure", "predict", "predict_with", "run_batches", "run_until_due"]
@@ -32,7 +35,7 @@ def run_batches(this: Pass, limit: int | None = None) -> bool:
     """
     function, model, hyper, take, axis = this.function, this.model, this.hyper, this.take, this.batch_axis
     on_batch_begin, on_batch_end, on_step_end = this.on_batch_begin, this.on_batch_end, this.on_step_end
-    position, progress, window = this.position, this.progress, this.window
+    position, progress, window, weigh = this.position, this.progress, this.window, this.weigh
     left = -1 if limit is None else limit
     waited, asked = 0.0, perf_counter()
     try:
@@ -40,7 +43,7 @@ def run_batches(this: Pass, limit: int | None = None) -> bool:
             waited += perf_counter() - asked
             if on_batch_begin is not None:
                 on_batch_begin()
-            weight = batch_weight(batch, axis)  # before the call, which may change the batch
+            weight = weigh(batch, axis)  # before the call, which may change the batch
             if window is not None:
                 window.begin_batch(weight, last=position.batch + 1 == this.length)
             if isinstance(batch, (tuple, list)):  # the result has no name, which would keep its graph for a call more
@@ -92,8 +95,7 @@ def fit(training: Training, goal: Goal) -> None:
     with explained(), this_run(Running(training.device, training=True, window=training.window)):
         try:
             events.fire("train_begin")
-            # A record that an interruption left due is written also where no step is left.
-            while training.pending is not None or not training.has_reached(goal):
+            while training.goes_on(goal):
                 try:
                     _train_epoch(training, goal)
                 except EvaluationStopped:
@@ -106,6 +108,7 @@ def fit(training: Training, goal: Goal) -> None:
         if failures:
             _note(failures[0], failures[1:])
             raise failures[0]
+        training.agree()
         training.end_for_signal()  # one that came when there was nothing left to interrupt
 
 
@@ -128,9 +131,10 @@ def _train_epoch(training: Training, goal: Goal) -> None:
     progress.begin(goal.epoch_name(position.epoch), at_most(this.total, last), position.batch)
     ended = False
     while not ended:
+        training.agree()
         if training.pending is not None:
             ended = training.pending["epoch_ended"]
-            training.write_record(goal)
+            write_record(training, goal)
         elif training.has_reached(goal):
             break
         else:
@@ -138,13 +142,14 @@ def _train_epoch(training: Training, goal: Goal) -> None:
                 meet_first_batch(this, training.train_signature, training.device)
                 met = True
             training.heed_pause(this)
-            ended = run_until_due(training, this, goal.steps_until_due(position.step))
+            limit = training.processes.steps_until_agreed(goal.steps_until_due(position.step))
+            ended = run_until_due(training, this, limit)
             if ended:
                 progress.end()
                 warn_if_short(this)
             if ended or goal.evaluates_at(position.step):
-                training.begin_record(ended)
-                training.write_record(goal)
+                begin_record(training, ended)
+                write_record(training, goal)
         if not ended:
             training.save_point()
     if ended:
@@ -190,6 +195,8 @@ def _measured(training: Training, signature: Signature | None, loader: Any, max_
     metrics: dict[str, float] = {}
     if signature is not None:
         for name, model in {"": training.prepare(), **trainer.averaged}.items():
+            if training.processes.many:
+                share_buffers(named(model).values())
             with training.interruptible() as started:
                 means = evaluate(
                     model, signature, training.source("eval", loader), batch_axis=trainer.batch_axis,
@@ -222,15 +229,15 @@ def evaluate(
 ) -> dict[str, float]:
     """The weighted means of what an eval function returns over a loader, with gradients off, in evaluation mode."""
     means = Means(signature.role)
-    length = at_most(max_steps, length_of(loader))
+    part = part_in_evaluation(loader, model, max_steps, means)
     this = Pass(
-        signature.function, model, signature.select(hyper), iterate(loader), length, batch_axis,
-        take=means.add, shown=means.running, progress=progress,
+        signature.function, model, signature.select(hyper), part.batches, part.total, batch_axis,
+        take=means.add, shown=means.running, progress=progress, weigh=part.weigh,
     )  # fmt: skip
     if started is not None:
         started(this)
     try:
-        _run_without_gradients(this, signature, device, max_steps)
+        _run_without_gradients(this, signature, device, part.limit)
         return means.compute()
     finally:
         means.reset()  # metric objects of the user's begin the next evaluation anew
@@ -247,18 +254,19 @@ def predict(
     max_steps: int | None = None,
 ) -> Any:
     """What a predict function returns over a loader, joined along the batch axis, on the CPU."""
-    length = at_most(max_steps, length_of(loader))
-    predictions = Predictions(batch_axis, length)
+    check_ordered(loader)
+    part = part_in_evaluation(loader, model, max_steps)
+    predictions = Predictions(batch_axis, part.total)
     function, items = signature.function, signature.items_needed
 
     def of_first_items(model: Any, *batch: Any) -> Any:
         return function(model, *batch[:items])
 
     this = Pass(
-        of_first_items, model, {}, iterate(loader), length, batch_axis,
-        take=predictions.add, shown=dict, progress=progress,
+        of_first_items, model, {}, part.batches, part.total, batch_axis,
+        take=predictions.add, shown=dict, progress=progress, weigh=part.weigh,
     )  # fmt: skip
-    _run_without_gradients(this, signature, device, max_steps, items)
+    _run_without_gradients(this, signature, device, part.limit, items)
     return predictions.result()
 
 

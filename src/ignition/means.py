@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import numbers
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ignition import distributed
 from ignition.errors import MetricError, warn
+from ignition.memory import Memory
+from ignition.weighing import NOTHING
 
 __all__ = ["Means"]
 
@@ -43,6 +47,7 @@ class Means:
         self._sums: dict[str, list[float]] = {}  # name: [sum of value * weight, sum of weight]
         self._device_sums: dict[str, _DeviceSum] = {}
         self._objects: dict[str, Any] = {}
+        self._kept: Memory | None = None
         self._warned = False
 
     def add(self, result: Any, weight: float | None) -> None:
@@ -58,6 +63,9 @@ class Means:
         if result.__class__ is not dict:
             result = self._as_metrics(result)
         if not weight:
+            if weight is NOTHING:
+                self._forget(result)
+                return
             if weight is None:
                 weight = self._unknown_weight(result)
             else:  # an empty batch: its values, mostly NaN, count for nothing
@@ -82,13 +90,47 @@ class Means:
             entry[1] += weight
         self.last = last
 
+    def keep_objects(self) -> None:
+        """Before the function is called for what counts nothing: metric objects that it updates are put back then."""
+        self._kept = Memory(self._objects.values())
+
     def compute(self) -> dict[str, float]:
-        """The means, by name; NaN where all weights were 0. Waits once for each accelerator.
+        """The means over all processes, by name; NaN where all weights were 0. Waits once for each accelerator.
 
         Raises:
-            MetricError: If a metric object computes anything but numbers, or a weight on an accelerator was none.
+            MetricError: If a metric object computes anything but numbers, or a weight on an accelerator was none; if
+                only some of many processes have a metric object.
         """
-        return dict(self._all(objects=True))
+        if distributed.world_size() == 1:
+            return dict(self._all(objects=True))
+        every = [json.loads(text) for text in distributed.gather_texts(json.dumps(self.state_dict()))]
+        merged = Means(self.source)
+        for name in dict.fromkeys(name for state in every for name in state):
+            totals = [state[name] for state in every if name in state]
+            if all(entry is not None for entry in totals):
+                merged._new_sum(name)[:] = [math.fsum(parts) for parts in zip(*totals, strict=True)]
+            else:
+                merged._new_name(name, is_object=True)
+                merged._objects[name] = self._shared_object(name, len(totals))
+        return dict(merged._all(objects=True))
+
+    def _shared_object(self, name: str, holders: int) -> Any:
+        """A metric object that can count what all processes have seen."""
+        metric = self._objects.get(name)
+        if metric is None or holders < distributed.world_size():
+            raise MetricError(
+                f"only {holders} of {distributed.world_size()} processes have returned the metric object {name!r}",
+                expected="each metric object in each process, since they compute it together",
+                fix="return it for each batch, and not for some",
+            )
+        if not callable(getattr(metric, "sync", None)):
+            raise MetricError(
+                f"the metric object {name!r} ({type(metric).__name__}) counts what this process has seen, of "
+                f"{distributed.world_size()}",
+                expected="an object that synchronises itself, as those of torchmetrics do",
+                fix="return (value, weight) pairs, or use torchmetrics",
+            )
+        return metric
 
     def running(self) -> dict[str, float]:
         """The means without those of metric objects, whose ``compute`` may be costly: for showing progress."""
@@ -124,6 +166,16 @@ class Means:
                 self._names[name] = None
             else:
                 self._new_sum(name)[:] = entry
+
+    def _forget(self, result: Any) -> None:
+        """Takes no notice of a result, but for the metric objects in it, which the others will compute together."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.restore()
+        for name, value in result.items() if isinstance(result, Mapping) else ():
+            if _is_object(value) and name not in self._objects:
+                value.reset()
+                self._add_other(name, value, NOTHING)
 
     def _totals(self) -> dict[str, list[float]]:
         totals = {name: list(entry) for name, entry in self._sums.items()}
@@ -190,7 +242,7 @@ class Means:
             return self._add_weighted(name, float(value), weight)
         if value is None:  # as optimize returns in the middle of a window: a key that this batch has not
             return None
-        if all(callable(getattr(value, method, None)) for method in ("update", "compute", "reset")):
+        if _is_object(value):
             self._new_name(name, is_object=True)
             if self._objects.setdefault(name, value) is not value:
                 raise MetricError(
@@ -294,6 +346,10 @@ def _is_number(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.ndim == 0 and value.dtype.kind in "fiub"
     return isinstance(value, (float, int, numbers.Real, np.bool_))  # the quick ones first
+
+
+def _is_object(value: Any) -> bool:
+    return all(callable(getattr(value, method, None)) for method in ("update", "compute", "reset"))
 
 
 def _is_scalar(value: Any) -> bool:

@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 
 from ignition.errors import ArgumentError
 from ignition.running import running
-from ignition.window import check_weight, total_norm, trained_parameters
+from ignition.weighing import check_weight
+from ignition.window import total_norm, trained_parameters
 
 __all__ = ["optimize", "update"]
 

@@ -20,7 +20,7 @@ from ignition.signature import Signature
 from ignition.transfer import transferred
 from ignition.window import Window
 
-__all__ = ["Hook", "Pass", "at_most", "begun_anew", "looking_ahead", "meet_first_batch", "warn_if_short"]
+__all__ = ["Hook", "Pass", "begun_anew", "looking_ahead", "meet_first_batch", "warn_if_short"]
 
 _NOTHING = object()
 
@@ -39,6 +39,7 @@ class Pass:
         take: Receives each result and the weight of its batch.
         shown: The means that the bar shows.
         window: The rules of the updates, where a step is more than one call of the function.
+        weigh: What a batch weighs.
         stopped: Set to have the pass end after the current batch.
         data_seconds: How long was waited on the loader.
     """
@@ -58,6 +59,7 @@ class Pass:
     on_batch_end: Hook = None
     on_step_end: Hook = None
     window: Window | None = None
+    weigh: Callable[[Any, int], float | None] = batch_weight
     stopped: bool = False
     data_seconds: float = 0.0
 
@@ -126,8 +128,3 @@ def warn_if_short(this: Pass) -> None:
             f"the loader ended after {this.position.batch} batches, and its length is {this.total}; where a data set "
             "raises StopIteration, Python takes that for the end of the loader"
         )
-
-
-def at_most(limit: int | None, length: int | None) -> int | None:
-    """The smaller of the two that are known."""
-    return min((number for number in (limit, length) if number is not None), default=None)

@@ -16,9 +16,12 @@ class Position:
         batch: The batches done in that epoch.
         step: The steps done in all.
         skipped: How many of them changed nothing, for an overflow.
+        offset: How many batches more than `batch` times the number of processes have been read of that epoch, by all
+            processes together: 0, unless the epoch was begun by another number of them.
     """
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
     skipped: int = 0
+    offset: int = 0

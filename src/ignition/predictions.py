@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ignition import distributed
 from ignition.errors import FunctionError
+from ignition.parting import check_alike
+from ignition.weighing import NOTHING
 
 __all__ = ["Predictions"]
 
@@ -37,10 +41,16 @@ class Predictions:
         """
         if self._joined is None:
             self._joined = self._started(output)
-        self._extend(self._joined, output)
+        if weight is not NOTHING:  # of a batch that another process has, too
+            self._extend(self._joined, output)
 
     def result(self) -> Any:
-        """All outputs in the order of the data, in the nesting that the function returned."""
+        """All outputs in the order of the data, in the nesting that the function returned: in every process."""
+        if distributed.world_size() > 1:
+            parts = list(_parts(self._joined))
+            check_alike("predict", outputs=[part.kind() for part in parts])
+            for part in parts:
+                part.gather()
         return self._finished(self._joined)
 
     def _started(self, output: Any) -> Any:
@@ -93,6 +103,7 @@ class _Joined:
         self._axis = axis % first.ndim
         self._room = self._empty(first, first.shape[self._axis] * batches)
         self._filled = 0
+        self._sizes: list[int] = []  # of each batch
 
     def append(self, output: Tensor) -> None:
         kept, new = list(self._room.shape), list(output.shape)
@@ -114,6 +125,27 @@ class _Joined:
         # Waits for the device where the output is on one.
         self._room.narrow(self._axis, self._filled, end - self._filled).copy_(output.detach())
         self._filled = end
+        self._sizes.append(output.shape[self._axis])
+
+    def kind(self) -> str:
+        """What has to be the same in every process: type and shape, but for the axis that grows."""
+        shape = [":" if axis == self._axis else size for axis, size in enumerate(self._room.shape)]
+        return f"{self._room.dtype} {shape}"
+
+    def gather(self) -> None:
+        """Brings together what all processes have: batch by batch, as they were dealt out. Waits for all of them."""
+        every: list[list[int]] = [json.loads(text) for text in distributed.gather_texts(json.dumps(self._sizes))]
+        parts = []
+        for source, sizes in enumerate(every):
+            mine = source == distributed.rank()
+            room = (self.result() if mine else self._empty(self._room, sum(sizes))).contiguous()
+            if room.numel():
+                distributed.broadcast(room.view(-1).view(torch.uint8), source)  # bytes, so that any type will do
+            parts.append(iter(torch.split(room, sizes, self._axis) if sizes else ()))
+        turns = max(map(len, every))
+        batches = [part for _ in range(turns) for one in parts if (part := next(one, None)) is not None]
+        self._room = torch.cat(batches, self._axis)
+        self._filled = self._room.shape[self._axis]
 
     def result(self) -> Tensor:
         return self._room.narrow(self._axis, 0, self._filled)
@@ -122,6 +154,15 @@ class _Joined:
         shape = list(like.shape)
         shape[self._axis] = size
         return torch.empty(shape, dtype=like.dtype)
+
+
+def _parts(joined: Any) -> Iterator[_Joined]:
+    """The tensors of a nesting, in one order."""
+    if isinstance(joined, _Joined):
+        yield joined
+    else:
+        for part in joined.values() if isinstance(joined, dict) else joined:
+            yield from _parts(part)
 
 
 def _like(original: Any, parts: list[Any]) -> Any:

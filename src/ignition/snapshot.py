@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from ignition import rng
+from ignition import distributed, rng
 from ignition.checkpoint import Content
 from ignition.codec import decode, encode, give_back, metrics_in, restore_metrics
-from ignition.data import keeps_place, length_of
 from ignition.errors import CheckpointError
 from ignition.loader_place import place_of
+from ignition.matching import check_data, check_model, check_tensor, checked_optimizers, data_size, key_in
 from ignition.modes import is_frozen, set_frozen
+from ignition.process_state import gathered, generators_from, means_from, moved_position, own_part
 from ignition.structure import named, suffix
 
 if TYPE_CHECKING:
@@ -27,12 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["apply", "capture", "settings_of"]
 
-# Types of several elements to a byte.
-_PACKED = {value for name, value in vars(torch).items() if re.fullmatch(r"u?int[1-7]|bits\w+", name)}
 
-
-def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) -> Content:
+def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) -> Content | None:
     """Everything from which a training can go on as if it had never stopped.
+
+    Of many processes the first one gets it, and the others None; all of them are waited for.
 
     Args:
         training: Between two steps.
@@ -43,31 +41,44 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
             cannot hold.
     """
     trainer = training.trainer
+    own_tensors: dict[str, Tensor] = {}
+    number = distributed.rank()
+    mine = {
+        name: encode(value, own_tensors, f"process{number}.{name}" if number else name)
+        for name, value in {
+            "loader": _loader_state(training),
+            "means": training.means.state_dict(),
+            "state": trainer.state,
+            "generators": _generators(training),
+        }.items()
+    }
+    shared = gathered(mine, own_tensors)
+    if shared is None:
+        return None
     model: dict[str, Tensor] = {}
     optimizers: dict[str, Tensor] = {}
-    others: dict[str, Tensor] = {}
+    others: dict[str, Tensor] = {**own_tensors, **shared[1]}
     extra: dict[str, Any] = {}
     for name, module in named(trainer.model).items():
         for key, value in module.state_dict().items():
             if isinstance(value, Tensor):
-                _check_tensor(_key(name, key), value)
-                model[_key(name, key)] = value.detach()
+                check_tensor(key_in(name, key), value)
+                model[key_in(name, key)] = value.detach()
             else:  # what a module gives by get_extra_state
-                extra[_key(name, key)] = encode(value, others, f"extra.{_key(name, key)}")
-        others |= {f"buffer.{_key(name, key)}": buffer for key, buffer in _transient_buffers(module)}
+                extra[key_in(name, key)] = encode(value, others, f"extra.{key_in(name, key)}")
+        others |= {f"buffer.{key_in(name, key)}": buffer for key, buffer in _transient_buffers(module)}
     state = {
         "position": asdict(training.position),
         "fit": training.fit | {"stop_reason": trainer.stop_reason},
         "open": training.open_pass is not None,
         "pending": encode(_without_generators(training.pending), others, "pending"),
-        "data": _data_size(trainer.train_loader),
-        "loader": encode(_loader_state(training), others, "loader"),
+        "data": data_size(trainer.train_loader),
+        "processes": {"others": shared[0]},
+        "unit": training.processes.unit,
         "seed": trainer.seed,
         "hyper": encode(trainer.hyper, others, "hyper"),
         "history": encode(trainer.history.state_dict(), others, "history"),
-        "means": encode(training.means.state_dict(), others, "means"),
         "seconds": training.elapsed(),
-        "state": encode(trainer.state, others, "state"),
         "scales": encode(training.scales(), others, "scales"),
         "optimizers": {
             name: encode(one.state_dict(), optimizers, f"optimizer{suffix(name)}")
@@ -82,12 +93,12 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
         "metrics": encode({name: metrics_in(one) for name, one in named(trainer.model).items()}, others, "metrics"),
         "trained": {name: parameter.requires_grad for name, parameter in _parameters(trainer.model)},
         "frozen": [name for name, module in _modules(trainer.model) if is_frozen(module)],
-        "generators": encode(_generators(training), others, "generators"),
+        **mine,
     }
     files = {"model": model, "optimizer": optimizers, "state": others}
     for entries in files.values():
         for name, tensor in entries.items():
-            _check_tensor(name, tensor)
+            check_tensor(name, tensor)
     tensors = {
         file: {name: copy_tensor(f"{file}/{name}", tensor) for name, tensor in entries.items()}
         for file, entries in files.items()
@@ -109,9 +120,9 @@ def apply(training: Training, content: Content, source: str) -> None:
     trainer, state = training.trainer, content.state
     others = content.tensors.get("state", {})
     try:
-        _check_model(trainer.model, content, source)
-        optimizers = _checked_optimizers(trainer.optimizer, content, source)
-        _check_data(trainer.train_loader, state, source)
+        check_model(trainer.model, content, source)
+        optimizers = checked_optimizers(trainer.optimizer, content, source)
+        check_data(trainer.train_loader, state, source)
         device = trainer.device
         objects: list[tuple[Any, Any]] = []
         extra = decode(state["extra"], others, device=device)
@@ -119,12 +130,18 @@ def apply(training: Training, content: Content, source: str) -> None:
             (name, module, _model_state(module, name, content, extra)) for name, module in named(trainer.model).items()
         ]
         metrics = decode(state["metrics"], others, device=device)
-        generators, history = decode(state["generators"], others), decode(state["history"], others)
+        part, history = own_part(state, source), decode(state["history"], others)
+        position = moved_position(state, data_size(trainer.train_loader)["batch_size"], source)
         hyper = decode(state["hyper"], others, trainer.hyper, objects, device)
-        user_state = decode(state["state"], others, trainer.state, objects, device)
+        user_state = decode(part["state"], others, trainer.state, objects, device)
         callbacks = _checked_callbacks(trainer.callbacks, state["callbacks"], others, device)
-        scales, loader = decode(state["scales"], others), decode(state["loader"], others)
-        decoded = {name: decode(state[name], others) for name in ("pending", "means")}
+        scales, loader = decode(state["scales"], others), decode(part["loader"], others)
+        decoded = {
+            "pending": decode(state["pending"], others),
+            "means": means_from(state, others),
+            "position": position,
+        }
+        generators = generators_from(state, others)
         trained, frozen = dict(state["trained"]), set(state["frozen"])
         type(trainer.history)().load_state_dict(history)  # raises where it is none
 
@@ -147,6 +164,7 @@ def apply(training: Training, content: Content, source: str) -> None:
         trainer.history.load_state_dict(history)
         trainer.seed = state["seed"]
         training.restore(state | decoded, scales, loader)
+        training.processes.unit = state["unit"]
         rng.restore(generators)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         if isinstance(error, CheckpointError):
@@ -173,20 +191,16 @@ def _without_generators(pending: Mapping[str, Any] | None) -> dict[str, Any] | N
     return None if pending is None else {name: value for name, value in pending.items() if name != "generators"}
 
 
-def _key(name: str, key: str) -> str:
-    return f"{name}.{key}" if name else key
-
-
 def _modules(models: Any) -> Iterator[tuple[str, nn.Module]]:
     for name, model in named(models).items():
         for path, module in model.named_modules():
-            yield _key(name, path), module
+            yield key_in(name, path), module
 
 
 def _parameters(models: Any) -> Iterator[tuple[str, nn.Parameter]]:
     for name, model in named(models).items():
         for path, parameter in model.named_parameters():
-            yield _key(name, path), parameter
+            yield key_in(name, path), parameter
 
 
 def _transient_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -204,118 +218,6 @@ def _by_name(callbacks: list[Callback]) -> Iterator[tuple[str, Callback]]:
         yield f"{name}.{counts[name]}", callback
 
 
-def _data_size(loader: Any) -> dict[str, int | None]:
-    samples = length_of(getattr(loader, "dataset", None))
-    return {"batches": length_of(loader), "samples": getattr(loader, "samples", samples)}
-
-
-def _check_tensor(name: str, tensor: Tensor) -> None:
-    problem = None
-    if is_lazy(tensor):
-        problem = "that of a lazy module, which has seen no batch yet"
-    elif tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
-        problem = f"{'quantised' if tensor.is_quantized else tensor.layout} on the device {tensor.device}"
-    elif tensor.dtype in _PACKED:
-        problem = f"of {tensor.dtype}"
-    if problem is not None:
-        raise CheckpointError(
-            f"the tensor {name} is {problem}, which a checkpoint cannot hold",
-            expected="dense tensors of whole bytes, with content",
-            fix="keep it dense, or give what holds it state_dict and load_state_dict that do; "
-            "run one batch through lazy modules first",
-        )
-
-
-def _check_model(models: Any, content: Content, source: str) -> None:
-    saved = content.tensors.get("model", {})
-    expected = {
-        _key(name, key): value
-        for name, module in named(models).items()
-        for key, value in module.state_dict().items()
-        if isinstance(value, Tensor)
-    }
-    missing = [name for name in expected if name not in saved]
-    unexpected = [name for name in saved if name not in expected]
-    known = {name: value for name, value in expected.items() if name in saved and not is_lazy(value)}
-    misshapen = [
-        f"{name} {tuple(saved[name].shape)} instead of {tuple(value.shape)}"
-        for name, value in known.items()
-        if saved[name].shape != value.shape
-    ]
-    mistyped = [
-        f"{name} {saved[name].dtype} instead of {value.dtype}"
-        for name, value in known.items()
-        if saved[name].dtype != value.dtype
-    ]
-    if missing or unexpected or misshapen or mistyped:
-        parts = {
-            "missing": missing,
-            "unexpected": unexpected,
-            "of another shape": misshapen,
-            "of another type": mistyped,
-        }
-        found = "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)
-        raise CheckpointError(
-            f"the checkpoint {source} is that of another model ({found})",
-            expected="the parameters and buffers of this one",
-            fix="make the model as the script did that wrote it, or use another folder; to load a part of the weights "
-            "for fine-tuning, use load_weights(model, path, strict=False)",
-        )
-
-
-def _check_data(loader: Any, state: Mapping[str, Any], source: str) -> None:
-    now, then = _data_size(loader), state["data"]
-    if now != then:
-        raise CheckpointError(
-            f"the checkpoint {source} was written with a train_loader of {_size(then)}, and now it has {_size(now)}",
-            expected="the same data, in batches of the same size, since the place in them is part of the checkpoint",
-            fix="use the same loader, or begin anew in another folder with SaveModel's weights",
-        )
-    if (keeps_place(loader) is None) != (state["loader"] is None):
-        raise CheckpointError(
-            f"the checkpoint {source} has {'no' if state['loader'] is None else 'a'} state of the train_loader, "
-            f"and now it is {'none' if keeps_place(loader) is None else 'one'} that keeps its place by itself",
-            expected="the same loader",
-            fix="use the one with which the checkpoint was written, or begin anew in another folder",
-        )
-
-
-def _size(size: Mapping[str, Any]) -> str:
-    return f"{size['batches']} batches and {size['samples']} samples"
-
-
-def _checked_optimizers(optimizer: Any, content: Content, source: str) -> dict[str, Any]:
-    saved, now = content.state["optimizers"], named(optimizer)
-    if saved.keys() != now.keys():
-        raise CheckpointError(
-            f"the checkpoint {source} is that of the optimizers {list(saved)}, and here are {list(now)}",
-            expected="the same optimizers, under the same names",
-            fix="give the Trainer those that the script had then, or begin anew in another folder",
-        )
-    kinds, here = content.state["optimizer_kinds"], {name: type(one).__name__ for name, one in now.items()}
-    if kinds != here:
-        raise CheckpointError(
-            f"the checkpoint {source} was written with {_listed(kinds)}, and here is {_listed(here)}",
-            expected="the same kind of optimizer, since its memory is part of the checkpoint",
-            fix="use the same, or begin anew in another folder with SaveModel's weights",
-        )
-    states = {name: decode(saved[name], content.tensors.get("optimizer", {})) for name in saved}
-    for name, one in now.items():
-        groups = [len(group["params"]) for group in states[name].get("param_groups", ())]
-        present = [len(group["params"]) for group in getattr(one, "param_groups", ())]
-        if groups != present:
-            raise CheckpointError(
-                f"in the checkpoint {source} {type(one).__name__} has groups of {groups} parameters, here of {present}",
-                expected="the same parameter groups as when it was written",
-                fix="add them before fit, as the script did",
-            )
-    return states
-
-
-def _listed(kinds: Mapping[str, str]) -> str:
-    return ", ".join(f"{kind} ({name})" if name else kind for name, kind in kinds.items())
-
-
 def _checked_callbacks(
     callbacks: list[Callback], saved: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device
 ) -> list[tuple[Callback, dict[str, Any]]]:
@@ -326,13 +228,13 @@ def _model_state(module: nn.Module, name: str, content: Content, extra: Mapping[
     """The state dict of a model, of tensors of its own."""
     saved = content.tensors.get("model", {})
     return {
-        key: saved[_key(name, key)].clone() if isinstance(value, Tensor) else extra[_key(name, key)]
+        key: saved[key_in(name, key)].clone() if isinstance(value, Tensor) else extra[key_in(name, key)]
         for key, value in module.state_dict().items()
     }
 
 
 def _load_transient_buffers(module: nn.Module, name: str, others: Mapping[str, Tensor]) -> None:
-    prefix = f"buffer.{_key(name, '')}"
+    prefix = f"buffer.{key_in(name, '')}"
     kept = module.state_dict().keys()
     here = dict(module.named_buffers())
     modules = dict(module.named_modules())

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from ignition import arguments, finding, fitting, loop
+from ignition import arguments, distributed, finding, fitting, loop
 from ignition.callbacks.base import Callback
 from ignition.checkpoint import write
 from ignition.data import iterate
@@ -18,11 +18,14 @@ from ignition.events import adding_to, check_callbacks
 from ignition.history import History
 from ignition.lr_finder import LRSweep
 from ignition.markup import trainer_html
+from ignition.parting import together
 from ignition.precision import autocasting, check_precision
+from ignition.processes import Processes
 from ignition.progress import Progress
 from ignition.rng import check_seed
 from ignition.signature import TRAINER_CALL, Signature
 from ignition.snapshot import capture
+from ignition.strategy import DDP, FSDP, check_strategy
 from ignition.training import Training
 from ignition.transfer import transferred
 from ignition.types import EvalFn, Model, PredictFn, TrainFn
@@ -52,6 +55,8 @@ class Trainer(Generic[Model]):
         accumulate: How many batches make a step: their gradients are gathered, and their weighted mean is used. From
             2 on `train_fn` takes its steps by `optimize`. An epoch's last window may be shorter.
         clip_norm: The largest norm that a step's gradient may have, over all parameters of its optimizer.
+        strategy: How many processes, started by ``torchrun`` or ``srun``, train one model: ``"ddp"``, which ``"auto"``
+            is too; ``"fsdp"``; or one of them with options, `DDP` or `FSDP`. In one process it changes nothing.
         compile: Whether the functions receive the model compiled by ``torch.compile``, or its options. `model` itself,
             and so all that is saved of it, stays plain.
         seed: Seeds all generators at the first fit, and derives the order of the data and the randomness of each
@@ -91,12 +96,15 @@ class Trainer(Generic[Model]):
         self, model: Model, optimizer: Any, train_fn: TrainFn, train_loader: Iterable[Any],
         eval_fn: EvalFn | None = None, test_loader: Iterable[Any] | None = None, *,
         batch_axis: int = 0, device: str | torch.device = "auto", precision: str = "fp32",
-        accumulate: int = 1, clip_norm: float | None = None, compile: bool | Mapping[str, Any] = False,
-        seed: int | None = None, progress: bool = True,
+        accumulate: int = 1, clip_norm: float | None = None, strategy: str | DDP | FSDP = "auto",
+        compile: bool | Mapping[str, Any] = False, seed: int | None = None, progress: bool = True,
     ) -> None:  # fmt: skip
         arguments.check_parts(model, optimizer, train_fn, train_loader, eval_fn, test_loader, batch_axis)
-        self.seed = None if seed is None else check_seed(seed)
+        strategy, seed = check_strategy(strategy), None if seed is None else check_seed(seed)
+        distributed.start()
         self.device = as_device(device)
+        processes = Processes(strategy, self.device)
+        self.seed = processes.shared_seed(seed)
         rules = arguments.check_rules(accumulate, clip_norm, check_precision(precision))
         self.compile = arguments.check_compile(compile)
         self._model, self._optimizer = model, optimizer
@@ -113,7 +121,8 @@ class Trainer(Generic[Model]):
         train_signature = self._read(train_fn, "train_fn")
         measure_signature = None if eval_fn is None else self._read(eval_fn, "eval_fn")
         move_model(model, optimizer, self.device)
-        self.training = Training(self, train_signature, measure_signature, self.device, Progress(progress), rules)
+        shown = Progress(progress and distributed.is_main())
+        self.training = Training(self, train_signature, measure_signature, self.device, shown, rules, processes)
 
     @property
     def model(self) -> Model:
@@ -296,7 +305,11 @@ class Trainer(Generic[Model]):
             CheckpointError: If there is something in ``trainer.state`` that a checkpoint cannot hold.
             OSError: If it cannot be written; what was there stays.
         """
-        write(Path(path), capture(self.training, lambda name, tensor: tensor.to("cpu", copy=True)))
+        with together():
+            content = capture(self.training, lambda name, tensor: tensor.to("cpu", copy=True))
+            if content is not None:
+                write(Path(path), content)
+            distributed.barrier()
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Goes where a checkpoint was taken, of which everything is checked before anything is changed.
@@ -343,8 +356,7 @@ class Trainer(Generic[Model]):
         Args:
             reason: Why, for people; it is printed and kept in ``trainer.stop_reason``.
         """
-        self.stop_reason = reason
-        self.training.pause()
+        self.training.stop(reason)
 
     def evaluate(self, loader: Iterable[Any] | None = None, *, max_steps: int | None = None) -> dict[str, float]:
         """Measures the model with `eval_fn`, gradients off, in evaluation mode.
@@ -363,7 +375,8 @@ class Trainer(Generic[Model]):
         training = self.training
         loader = self.test_loader if loader is None else loader
         arguments.check_measurable(training.eval_signature, loader, max_steps)
-        return loop.measure(training, loader, max_steps)
+        with together():
+            return loop.measure(training, loader, max_steps)
 
     def predict(self, pred_fn: PredictFn, loader: Iterable[Any]) -> Any:
         """What the model predicts for the data of a loader, in the order of the data.
@@ -385,7 +398,8 @@ class Trainer(Generic[Model]):
         """
         signature = self._read(pred_fn, "pred_fn", "trainer.predict(pred_fn, loader)")
         arguments.check_loader(loader, "loader", "check the order: trainer.predict(pred_fn, loader)")
-        return loop.predict_with(self.training, signature, loader)
+        with together():
+            return loop.predict_with(self.training, signature, loader)
 
     def _read(self, function: Any, role: str, call: str = TRAINER_CALL) -> Signature:
         """What a function takes; when it is called, it is under the Trainer's precision."""

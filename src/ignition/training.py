@@ -12,20 +12,19 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from ignition import rng
-from ignition.data import drop_workers, iterate, keeps_place, length_of, rekeyed, sure_length
+from ignition.data import drop_workers, keeps_place, rekeyed
 from ignition.events import Events
 from ignition.first_step import check_first_step
 from ignition.goal import Goal
-from ignition.loader_advice import give_advice
 from ignition.loader_place import KeptPlace, load_place
 from ignition.means import Means
-from ignition.optimizers import learning_rates
 from ignition.passes import Pass, looking_ahead
 from ignition.position import Position
+from ignition.processes import Processes
 from ignition.progress import Progress
-from ignition.records import plain_values
+from ignition.reading import part_of, rounds_of, weighing_borrowed
 from ignition.signals import end_as
-from ignition.signature import Signature, check_names
+from ignition.signature import Signature
 from ignition.structure import like, named
 from ignition.window import UpdateRules, Window
 
@@ -49,8 +48,10 @@ class Training:
         device: Where model and batches are.
         progress: What a person sees.
         rules: How steps are taken.
+        processes: What is done together with other processes.
 
     Attributes:
+        compiled: What the functions receive where no gradients are wanted.
         prepared: What the functions receive in the place of the user's model.
         open_pass: The pass of an epoch that is still to be finished.
         pending: A record that is due and not yet written, while its evaluation runs.
@@ -66,6 +67,7 @@ class Training:
         device: torch.device,
         progress: Progress,
         rules: UpdateRules,
+        processes: Processes,
     ) -> None:
         self.trainer = trainer
         self.train_signature = train_signature
@@ -73,9 +75,11 @@ class Training:
         self.device = device
         self.progress = progress
         self.rules = rules
+        self.processes = processes
         self.window: Window | None = None
         self.position = Position()
         self.means = Means(train_signature.role)
+        self.compiled: Any = trainer.model
         self.prepared: Any = trainer.model
         self.events = Events(trainer, (), ())
         self.open_pass: Pass | None = None
@@ -90,7 +94,7 @@ class Training:
         self.steps_unchecked = True
         self.has_run = False  # whether this fit has used up anything of an open pass
         self.step_dependents: list[str] = []
-        self._savers: list[Callable[[Any], None]] = []
+        self.savers: list[Callable[[Any], None]] = []
         self._keyed: dict[str, tuple[Any, Any]] = {}
         self._scales: dict[str, Any] = {}
         self.kept_place: KeptPlace | None = None  # where a loader was put back that keeps its place by itself
@@ -101,6 +105,11 @@ class Training:
     def epochs_ended(self) -> int:
         """How many epochs have come to their end."""
         return self.position.epoch - (self.open_pass is not None)
+
+    def goes_on(self, goal: Goal) -> bool:
+        """Whether anything is left to do; a record that an interruption left due is written also where no step is."""
+        self.agree()
+        return self.pending is not None or not self.has_reached(goal)
 
     def has_reached(self, goal: Goal) -> bool:
         """Whether nothing is left to do: stopped, or at the last epoch or step."""
@@ -114,20 +123,28 @@ class Training:
         """The seconds since the last record, as far as they were spent in a fit."""
         return self._seconds + (0.0 if self._since is None else perf_counter() - self._since)
 
+    def take_seconds(self) -> dict[str, float]:
+        """The seconds since the record before, and how many of them were spent waiting on the loader."""
+        seconds, waited = self.elapsed(), 0.0
+        self._seconds, self._since = 0.0, perf_counter()
+        if self.open_pass is not None:
+            waited, self.open_pass.data_seconds = self.open_pass.data_seconds, 0.0
+        return {"seconds": seconds, "data_seconds": waited}
+
     # Fits
 
     def prepare(self) -> Any:
         """What the functions receive in the place of the user's model: compiled, if that was asked for."""
         compiling = self.trainer.compile
-        if compiling and self.prepared is self.trainer.model:
+        if compiling and self.compiled is self.trainer.model:
             options = compiling if isinstance(compiling, Mapping) else {}
-            self.prepared = like(self.trainer.model, lambda model: torch.compile(model, **options))
-        return self.prepared
+            self.compiled = like(self.trainer.model, lambda model: torch.compile(model, **options))
+        return self.compiled
 
     def seed(self) -> None:
         """Seeds all generators, once in a training, if a seed was given."""
         if self.trainer.seed is not None and not self.seeded:
-            rng.seed_everything(self.trainer.seed)
+            self.processes.seed_generators(self.trainer.seed)
         self.seeded = True
 
     def begin_fit(
@@ -153,9 +170,11 @@ class Training:
         self.signal = None
         self.paused = self.ended_in_order = False
         self.has_begun = True
-        self._savers = list(savers)
-        if watched or self.rules.described():
-            self.window = Window(named(self.trainer.optimizer), self.rules, self.device)
+        self.savers = list(savers)
+        self.prepared = self.processes.wrap(self.prepare())
+        sync = self.processes.gradient_sync(self.prepared)
+        if watched or self.rules.described() or sync is not None:
+            self.window = Window(named(self.trainer.optimizer), self.rules, self.device, sync)
             self.window.load_state_dict(self._scales)
             self.window.attach()
         self._since = perf_counter()
@@ -185,8 +204,19 @@ class Training:
                 self.drop_pass()
         self.events = Events(self.trainer, (), ())
 
+    def stop(self, reason: str) -> None:
+        """Has the fit end after the current step."""
+        if self.processes.many and self.is_fitting:
+            self.processes.asked["stop"] = reason
+        else:
+            self.trainer.stop_reason = reason
+            self.pause()
+
     def pause(self) -> None:
         """Has training come to a save point after the current step. Safe in any thread."""
+        if self.processes.many:
+            self.processes.asked["pause"] = True
+            return
         self.paused = True
         this = self.open_pass
         if this is not None:
@@ -194,10 +224,20 @@ class Training:
 
     def interrupt(self, number: int) -> None:
         """Has training and evaluation end at the next place from which they can go on. Safe in a signal handler."""
+        if self.processes.many:
+            self.processes.asked["signal"] = number
+            return
         self.signal = number
         for this in (self.open_pass, self.evaluating):
             if this is not None:
                 this.stopped = True
+
+    def agree(self) -> None:
+        """What one of many processes was asked for, all do: from here on, and at the same step."""
+        agreed = self.processes.agree(self.position.step)
+        self.paused = self.paused or "pause" in agreed
+        self.signal = agreed.get("signal", self.signal)
+        self.trainer.stop_reason = agreed.get("stop", self.trainer.stop_reason)
 
     def heed_pause(self, this: Pass) -> None:
         """Has a pass that goes on end after a step, if that was asked for while none was running."""
@@ -234,11 +274,15 @@ class Training:
         if self.open_pass is not None:
             self.open_pass.stopped = False
         self.ended_in_order = True  # whatever a saver raises, between two steps
-        for save in self._savers:
+        for save in self.savers:
             save(self.trainer)
         self.ended_in_order = False
         if asked is not None:
             self.end_for_signal()
+
+    def ends_by_agreement(self, error: BaseException) -> bool:
+        """Whether an error is how all processes end for a signal."""
+        return self.signal is not None and isinstance(error, (KeyboardInterrupt, SystemExit))
 
     def end_for_signal(self) -> None:
         """Ends the process as the signal would have, if one came: 128 + its number is the exit status."""
@@ -251,7 +295,7 @@ class Training:
     def begin_epoch(self) -> Pass:
         """Opens the next epoch's pass, after its on_epoch_begin."""
         self.position.epoch += 1
-        self.position.batch = 0
+        self.position.batch = self.position.offset = 0
         self.open_pass = self._new_pass()
         self.events.fire("epoch_begin")
         # After the event, in which a callback may still set the sampler's epoch or the batch size.
@@ -269,7 +313,7 @@ class Training:
         if self.open_pass is not None:
             self.open_pass = None
             self.position.epoch -= 1
-            self.position.batch = 0
+            self.position.batch = self.position.offset = 0
         self.pending = None
         self.means.reset()
 
@@ -287,19 +331,19 @@ class Training:
             self.train_signature.function, self.prepared, self.trainer.hyper, iter(()), None, self.trainer.batch_axis,
             take=self.means.add, shown=self.means.running, progress=self.progress, position=self.position,
         )  # fmt: skip
+        if self.processes.many:
+            this.weigh = weighing_borrowed(self.means)
         self._set_hooks(this)
         return this
 
     def _read(self, this: Pass) -> None:
         """Opens the loader where the position is."""
-        loader, start = self.trainer.train_loader, self.position.batch
-        this.total, this.length = length_of(loader), sure_length(loader)
+        loader, position = self.trainer.train_loader, self.position
+        this.total, this.length = (rounds_of(loader, position, "split", sure) for sure in (False, True))
         asked = perf_counter()
-        source = self.source("train", loader)
-        if self.kept_place is not None and self.kept_place.loader is loader:
-            batches: Iterator[Any] = self.kept_place.open()
-        else:
-            batches = iterate(source, self.position.epoch, start)  # starts its workers
+        kept = self.kept_place if self.kept_place is not None and self.kept_place.loader is loader else None
+        # Starts its workers.
+        batches = part_of(self.source("train", loader), position, "split", None if kept is None else kept.open())
         self.kept_place = None
         this.data_seconds += perf_counter() - asked
         stream = isinstance(loader, DataLoader) and keeps_place(loader) is None
@@ -311,54 +355,13 @@ class Training:
 
     def _set_hooks(self, this: Pass) -> None:
         this.stopped = False
-        this.function = self.train_signature.function
+        this.function, this.model = self.train_signature.function, self.prepared
         this.on_batch_begin = self.events.calls("batch_begin")
         this.on_batch_end = self.events.calls("batch_end")
         this.on_step_end = self.events.calls("step_end")
         this.window = self.window
 
-    # Records
-
-    def begin_record(self, epoch_ended: bool) -> None:
-        """Notes that a record is due, unless this step has one: eval_every may meet the epoch's end."""
-        if self.trainer.history.last.get("step") == self.position.step:
-            return
-        # Read before the evaluation: a metric object may serve both functions.
-        train = {f"train_{name}": value for name, value in self.means.compute().items()}
-        self.means.reset()
-        self.pending = {"epoch_ended": epoch_ended, "train": train}
-
-    def write_record(self, goal: Goal) -> None:
-        """Evaluates, and writes the row of history that is due.
-
-        Raises:
-            EvaluationStopped: If a signal came; the record stays due.
-        """
-        if self.pending is None:
-            return
-        trainer, record = self.trainer, dict(self.pending["train"])
-        if self.signal is not None:
-            raise EvaluationStopped
-        if self._savers:  # where the evaluation begins, once more if it has to begin anew
-            self.pending["generators"] = rng.capture()
-        if trainer.eval_fn is not None:
-            record |= {f"val_{name}": mean for name, mean in trainer.evaluate(max_steps=goal.max_eval_steps).items()}
-        record |= learning_rates(trainer.optimizer) | plain_values(trainer.hyper) | self._take_seconds()
-        check_names(trainer.hyper)  # a callback may have added to them
-        row = {"epoch": self.position.epoch, "step": self.position.step, **record}
-        trainer.history.append(row, epoch_ended=self.pending["epoch_ended"])
-        self.pending = None
-        self.progress.record(trainer.history.last, goal.last_epoch)
-        give_advice(self)
-        self.events.fire("record")
-
-    def _take_seconds(self) -> dict[str, float]:
-        """The seconds since the record before, and how many of them were spent waiting on the loader."""
-        seconds, waited = self.elapsed(), 0.0
-        self._seconds, self._since = 0.0, perf_counter()
-        if self.open_pass is not None:
-            waited, self.open_pass.data_seconds = self.open_pass.data_seconds, 0.0
-        return {"seconds": seconds, "data_seconds": waited}
+    # Steps
 
     def check_steps(self, stepped: list[Optimizer]) -> None:
         """Compares the optimizers that took the first step with those that the Trainer knows."""

@@ -92,6 +92,7 @@ def _remembered(trainer: Trainer[Any]) -> Memory:
     """All that training may change. What `_set_apart` replaces needs no copy: the objects themselves come back."""
     memory = Memory([trainer.model, trainer.optimizer, trainer.hyper, trainer.state, _schedules(trainer)])
     memory.add_attributes(trainer.training)
+    memory.add_attributes(trainer.training.processes)
     memory.add_attributes(trainer)
     for function in (trainer.train_fn, trainer.eval_fn):
         _add_function(memory, function)
@@ -106,7 +107,7 @@ def _set_apart(trainer: Trainer[Any]) -> None:
     training.position = copy.copy(training.position)
     if training.open_pass is not None:  # as `drop_pass` does, which would reset the means that are to come back
         training.position.epoch -= 1
-        training.position.batch = 0
+        training.position.batch = training.position.offset = 0
     training.open_pass = training.pending = None
     training.means = Means(training.train_signature.role)
     training.progress = Progress(False)

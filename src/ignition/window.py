@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import torch
@@ -17,11 +16,13 @@ from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from ignition.errors import ArgumentError, OptimizerError
+from ignition.errors import OptimizerError
+from ignition.gradient_sync import GradientSync, Total
 from ignition.position import Position
 from ignition.precision import without_autocast
+from ignition.weighing import NOTHING, not_zero
 
-__all__ = ["UpdateRules", "Window", "check_weight", "total_norm", "trained_parameters"]
+__all__ = ["UpdateRules", "Window", "total_norm", "trained_parameters"]
 
 
 @dataclass(slots=True)
@@ -31,12 +32,16 @@ class _Gathered:
     parameters: list[Tensor]  # those that its first batch gave gradients to
     unit: Any = 1  # the weight of its first batch, in which the others are measured, so that losses keep their size
     total: Any = 0.0  # the sum of the weights, in that unit
+    average: Total | None = None  # that of the totals of many processes, once the gradients are on their way
 
-    def add(self, weight: Any) -> Any:
+    def add(self, weight: Any, sync: GradientSync | None) -> Any:
         """Adds the weight of a batch, and returns what its loss counts."""
-        if isinstance(self.total, float) and not self.total:  # nothing has counted yet
-            self.unit = _not_zero(weight)
-        share = weight / self.unit
+        if sync is not None:
+            share = sync.share(weight)
+        else:
+            if isinstance(self.total, float) and not self.total:  # nothing has counted yet
+                self.unit = not_zero(weight)
+            share = weight / self.unit
         self.total = self.total + share
         return share
 
@@ -69,9 +74,12 @@ class Window:
         optimizers: Those that the Trainer has, by name.
         rules: How steps are taken.
         device: Where the model is.
+        sync: How gradients come together from many processes; None in one.
     """
 
-    def __init__(self, optimizers: dict[str, Any], rules: UpdateRules, device: torch.device) -> None:
+    def __init__(
+        self, optimizers: dict[str, Any], rules: UpdateRules, device: torch.device, sync: GradientSync | None = None
+    ) -> None:
         self.accumulate = rules.accumulate
         self.clip_norm = rules.clip_norm
         self.closing = True
@@ -81,10 +89,12 @@ class Window:
         self.skipped = False
         """Whether an overflow kept an optimizer of the last window from its step."""
         self._device = device
+        self._sync = sync
+        self._weighs = rules.accumulate > 1 or sync is not None
         self._names = {id(optimizer): name for name, optimizer in optimizers.items()}
         self._optimizers = [one for one in optimizers.values() if isinstance(one, Optimizer)]
         self._scaled = rules.scaled
-        self._settings = rules.described()
+        self._settings = [*rules.described(), *([] if sync is None else ["many processes"])]
         self._scalers: dict[str, GradScaler] = {}
         self._index = 0
         self._weight: Any = 1
@@ -117,8 +127,12 @@ class Window:
             self._gathered.clear()  # of what a callback may have optimized between two windows
             self.updated.clear()
             self.skipped = False
+            if self._sync is not None:
+                self._sync.begin_window()
         self._weight = 1 if weight is None else weight
         self.closing = last or self._index + 1 == self.accumulate
+        if self._sync is not None:
+            self._sync.begin_batch(weight, self.closing)
 
     def end_batch(self, position: Position) -> bool:
         """Whether the batch has closed its window; a step that overflowed is counted as skipped."""
@@ -173,10 +187,17 @@ class Window:
         """
         gathered = self._gather(optimizer, parameters)
         counts = True
-        if self.accumulate > 1:
-            weight = self._weight if weight is None else weight
+        if self._weighs:
+            # What a borrowed batch weighs is not left to the function.
+            weight = self._weight if weight is None or self._weight is NOTHING else weight
             counts = isinstance(weight, Tensor) or weight > 0  # a mean over nothing may be NaN, and times 0 still is
-            loss = loss * gathered.add(weight)
+            share = gathered.add(weight, self._sync)
+            if self._sync is not None and not counts:
+                loss, counts = self._sync.stand_in(loss, share, parameters), True
+            elif not isinstance(share, float) or share != 1:
+                loss = loss * share
+            if self._sync is not None and self.closing:
+                gathered.average = Total(gathered.total)  # comes while backward runs
         scaler = self._scaler(optimizer)
         if scaler is not None:
             loss = scaler.scale(loss)
@@ -207,7 +228,7 @@ class Window:
         if id(optimizer) not in self._names:
             raise OptimizerError(
                 f"optimize was called on an optimizer that the Trainer does not have ({type(optimizer).__name__}), on "
-                "whose steps something depends: accumulate, clip_norm, fp16, or a callback that counts updates",
+                "whose steps something depends: accumulate, clip_norm, fp16, many processes, a callback that counts",
                 expected="the optimizer that was given to Trainer(...)",
                 fix="give the Trainer that very object, one of several in a list or dict (in a notebook: run the cell "
                 "that makes the Trainer again)",
@@ -227,9 +248,16 @@ class Window:
 
     def _step(self, optimizer: Optimizer, gathered: _Gathered, with_norm: bool) -> Tensor | None:
         """The gradients' sum becomes their mean; then unscale, clip, step: in this order."""
+        total = gathered.total
+        if self._sync is not None:
+            if gathered.average is None:  # the window's last batch was not known to be it
+                self._sync.reduce(gathered.parameters)
+                gathered.average = Total(total)
+            total = gathered.average.value()
+            self._sync.check(optimizer)
         parameters, gradients = _with_gradients(optimizer)
-        if self.accumulate > 1 and gradients:
-            torch._foreach_div_(gradients, _not_zero(gathered.total))
+        if self._weighs and gradients and not (isinstance(total, float) and total == 1):
+            torch._foreach_div_(gradients, not_zero(total))
         # Without a gradient there is nothing that could overflow, and a scaler would not let the step pass.
         scaler = self._scaler(optimizer) if gradients else None
         if scaler is not None:
@@ -272,6 +300,10 @@ class Window:
                 expected="that the step is left to optimize, which knows the window and the scale of the loss",
                 fix="write optimize(loss, optimizer) in the place of zero_grad, backward and step",
             )
+        if self._sync is not None:
+            self._sync.stepped_plainly = True
+            if (args[1] if len(args) > 1 else kwargs.get("closure")) is None:
+                self._sync.check(optimizer)
         if self.clip_norm is not None:
             parameters, gradients = _with_gradients(optimizer)
             scale = getattr(optimizer, "grad_scale", None)
@@ -286,6 +318,8 @@ class Window:
             fixes.append('use precision="bf16" or "fp32"')
         if self.clip_norm is not None:
             fixes.append("clip in the closure, after backward: torch.nn.utils.clip_grad_norm_(parameters, norm)")
+        if self._sync is not None and isinstance(optimizer, torch.optim.LBFGS):  # each has a loss of its own
+            fixes.append("train with LBFGS in one process")
         if fixes:
             raise OptimizerError(
                 f"{type(optimizer).__name__} steps with a closure, with {', '.join(self._settings)}",
@@ -336,32 +370,3 @@ def total_norm(parameters: Sequence[Tensor]) -> Tensor:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     # torch has no norm for the sparse gradient of an embedding.
     return torch.nn.utils.get_total_norm([one.coalesce().values() if one.is_sparse else one for one in gradients])
-
-
-def check_weight(weight: Any) -> float | Tensor:
-    """`weight` as a number, or as a tensor if it is on an accelerator, where it is not looked at.
-
-    Raises:
-        ArgumentError: If it cannot weigh a batch.
-    """
-    given = repr(weight)
-    if isinstance(weight, Tensor):
-        given = f"a tensor of shape {tuple(weight.shape)} and type {weight.dtype}"
-        if weight.ndim == 0 and not weight.is_complex():
-            if not weight.is_cpu:
-                return weight.detach()
-            weight = weight.item()
-            given = f"{weight}"
-    number = float(weight) if isinstance(weight, Real) and not isinstance(weight, bool) else -1.0
-    if 0 <= number < float("inf"):
-        return number
-    raise ArgumentError(
-        f"optimize was given the weight {given}",
-        expected="a finite number of 0 or more, or a 0-d tensor: how many samples or tokens the loss is the mean of",
-        fix="count them, for example weight=(y != ignored).sum(), or leave it out for the size of the batch",
-    )
-
-
-def _not_zero(weight: Any) -> Any:
-    """The weight, or 1 in the place of 0: what weighs nothing has gradients of zero already."""
-    return torch.where(weight == 0, 1, weight) if isinstance(weight, Tensor) else weight or 1

@@ -46,6 +46,9 @@ class Callback:
     order: ClassVar[int] = 0
     """Callbacks run by rising order, and in the order of the list where it is equal. Schedules have -1."""
 
+    main_only: ClassVar[bool] = False
+    """Whether of many processes the first one alone calls it, as it prints or writes; it must not wait for others."""
+
     needs_updates: bool = False
     """Whether it asks `Trainer.updated` which optimizers really took a step; the Trainer then watches them."""
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ignition import checkpoint
+from ignition import checkpoint, distributed
 from ignition.background import Writer
 from ignition.callbacks.base import Callback
 from ignition.callbacks.saving import mode_of
 from ignition.callbacks.schedule import positive_count
 from ignition.checkpoint import Content
+from ignition.checkpoint_folder import is_end, name_of, paths_in, place_in, read_named
 from ignition.data import check_place_kept
 from ignition.duration import seconds_of
 from ignition.errors import ArgumentError, CheckpointError, warn
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from ignition.trainer import Trainer
 
 __all__ = ["Checkpoint"]
-
-_NAME = re.compile(r"fit-(\d{3,})-step-(\d{9,})(-end)?")
 
 
 class Checkpoint(Callback):
@@ -151,19 +149,25 @@ class Checkpoint(Callback):
             CheckpointError: If the folder is in use, or holds the checkpoints of another training.
         """
         check_place_kept(trainer.train_loader)
-        self._lock = FolderLock(self.folder)
+        main = distributed.is_main()
+        if main:
+            self._lock = FolderLock(self.folder)
         try:
             before = self._before(trainer)
             if before is None:
-                checkpoint.sweep(self.folder)
-                self._newest = self._newest_of(self._refused(self._paths(), resume))
+                if main:
+                    checkpoint.sweep(self.folder)
+                    self._newest = self._newest_of(self._refused(paths_in(self.folder), resume))
                 self.last_path = self.best_path = self.best_value = None  # of a Trainer before this one
                 self._saved = ()
             else:
                 if before is not self:
                     self.last_path, self._newest, self._saved = before.last_path, before._newest, before._saved
                     self.load_state_dict(before.state_dict())
-                self._look_again(trainer, goes_on)
+                if main:
+                    self._look_again(trainer, goes_on)
+            if trainer.training.processes.many:
+                self._read_as_main()
             self._trainer = trainer
             trainer.training.folders[os.path.realpath(self.folder)] = self
             return self._catch_up(trainer)
@@ -198,11 +202,11 @@ class Checkpoint(Callback):
     def _look_again(self, trainer: Trainer[Any], goes_on: bool) -> None:
         """Looks at the folder of a training that has written to it: what is there, and where the memory stands."""
         number = trainer.training.fit["number"]
-        paths = [path for path in self._paths() if _place_in(path)[0] >= number]
+        paths = [path for path in paths_in(self.folder) if place_in(path)[0] >= number]
         if not goes_on:
             # Those of a script that is run again are known; others would be mixed with what is to come.
             self._refused(paths, resume=self._newest is not None)
-        elif not trainer.training.ended_in_order or (paths and _place_in(paths[-1])[:2] > (number, trainer.step)):
+        elif not trainer.training.ended_in_order or (paths and place_in(paths[-1])[:2] > (number, trainer.step)):
             # An error may strike in the middle of a step: what the memory holds is no place to go on from.
             self._newest = self._newest_of(paths)
             if self._newest is None:
@@ -214,7 +218,7 @@ class Checkpoint(Callback):
     def _newest_of(self, paths: list[Path]) -> tuple[Path, Content] | None:
         for path in reversed(paths):
             try:
-                return path, _read(path)
+                return path, read_named(path)
             except checkpoint.OtherVersion:
                 raise  # it may be whole: begun anew, the training would be lost in silence
             except CheckpointError as error:
@@ -223,6 +227,12 @@ class Checkpoint(Callback):
                 os.replace(path, kept)
                 warn(f"{error}\n  passed over, and renamed {kept.name}")
         return None
+
+    def _read_as_main(self) -> None:
+        """Takes the checkpoint that the first process has chosen: all go on from the same one."""
+        path = distributed.text_of_main("" if self._newest is None else self._newest[0].name)
+        if not distributed.is_main():
+            self._newest = None if not path else (self.folder / path, read_named(self.folder / path))
 
     def _catch_up(self, trainer: Trainer[Any]) -> bool:
         if self._newest is None:
@@ -233,7 +243,7 @@ class Checkpoint(Callback):
             self._newest = None
             return False
         if fit["number"] > number:
-            ends = [one for one in self._paths() if _is_end(one) and _place_in(one)[0] == number]
+            ends = [one for one in paths_in(self.folder) if is_end(one) and place_in(one)[0] == number]
             if not ends:
                 raise CheckpointError(
                     f"{self.folder} has no checkpoint of the end of fit {number}, and has some of fit {fit['number']}",
@@ -241,7 +251,7 @@ class Checkpoint(Callback):
                     "each fit's end has left",
                     fix=f'go on with trainer.load("{path}"), or begin anew in another folder',
                 )
-            path, content = ends[-1], _read(ends[-1])
+            path, content = ends[-1], read_named(ends[-1])
         apply(trainer.training, content, str(path))
         self.last_path = path
         self._saved = self._place(trainer)
@@ -269,13 +279,13 @@ class Checkpoint(Callback):
         due = (
             (self.every == "epoch" and history.epochs > self._epochs)
             or (self.save_every is not None and trainer.step % self.save_every == 0)
-            or (self._seconds is not None and time.monotonic() - self._clock >= self._seconds)
+            or (self._seconds is not None and self._is_time(trainer))
         )
         self._epochs, self._recorded = history.epochs, len(history)
         if (improved or due or trainer.training.signal is not None) and self._place(trainer) != self._saved:
             self._save(trainer, "", improved)
             if trainer.training.signal is not None:
-                self._writer.finish()
+                self._finish()
 
     def on_train_end(self, trainer: Trainer[Any]) -> None:
         """Writes the checkpoint of the fit's end, gives the signals back, and waits until all is on the disk."""
@@ -286,6 +296,7 @@ class Checkpoint(Callback):
                 improved = self._improves(trainer)
                 trainer.training.fit |= {"ended": True, "stop_reason": trainer.stop_reason}
                 self._save(trainer, "-end", improved)
+                self._finish()
             self._writer.finish()
         except BaseException:
             trainer.training.fit["ended"] = False  # not for the folder
@@ -314,6 +325,16 @@ class Checkpoint(Callback):
         if self._seconds is not None and time.monotonic() - self._clock >= self._seconds:
             trainer.training.pause()
 
+    def _is_time(self, trainer: Trainer[Any]) -> bool:
+        """Whether the time is over, by the clock of the first process."""
+        over = time.monotonic() - self._clock >= (self._seconds or 0)
+        return distributed.text_of_main(str(over)) == "True" if trainer.training.processes.many else over
+
+    def _finish(self) -> None:
+        """Waits until all is on the disk, in every process: one that ends ends the others."""
+        self._writer.finish()
+        distributed.barrier()
+
     def _improves(self, trainer: Trainer[Any]) -> bool:
         if self.best is None or self.mode is None or len(trainer.history) == self._recorded:
             return False
@@ -332,7 +353,7 @@ class Checkpoint(Callback):
 
     def _save(self, trainer: Trainer[Any], ending: str, improved: bool) -> None:
         self._writer.finish()  # the copies' memory is used again
-        path = self.folder / f"fit-{trainer.training.fit['number']:03d}-step-{trainer.step:09d}{ending}"
+        path = self.folder / name_of(trainer.training.fit["number"], trainer.step, ending)
         best = self.best_value, self.best_path
         if improved and self.best is not None:
             self.best_value, self.best_path = trainer.history.latest(self.best), path  # part of what is saved
@@ -341,9 +362,11 @@ class Checkpoint(Callback):
         except BaseException:
             self.best_value, self.best_path = best
             raise
+        self._saved, self._clock = self._place(trainer), time.monotonic()
+        if content is None:  # the first of many processes writes
+            return
         if self.best is not None:
             content.state["best"] = {"metric": self.best, "value": self.best_value} if improved else None
-        self._saved, self._clock = self._place(trainer), time.monotonic()
         self._writer.start(lambda: self._write(path, content, best), trainer.training.pause)
 
     def _write(self, path: Path, content: Content, best: tuple[float | None, Path | None]) -> None:
@@ -354,42 +377,8 @@ class Checkpoint(Callback):
             self.best_value, self.best_path = best  # the one that is on the disk
             raise
         self.last_path = path
-        paths = self._paths()
-        kept = {*paths[-self.keep :], *filter(_is_end, paths), self.best_path, path}
+        paths = paths_in(self.folder)
+        kept = {*paths[-self.keep :], *filter(is_end, paths), self.best_path, path}
         for one in paths:
             if one not in kept:
                 checkpoint.remove(one)
-
-    def _paths(self) -> list[Path]:
-        """The checkpoints in the folder, oldest first: by fit and step, never by a file's time."""
-        if not self.folder.is_dir():
-            return []
-        return sorted((path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)), key=_place_in)
-
-
-def _place_in(path: Path) -> tuple[int, int, bool]:
-    """The fit and the step in a checkpoint's name, and whether it is that of the fit's end."""
-    match = _NAME.fullmatch(path.name)
-    return (0, 0, False) if match is None else (int(match[1]), int(match[2]), match[3] is not None)
-
-
-def _is_end(path: Path) -> bool:
-    return _place_in(path)[2]
-
-
-def _read(path: Path) -> Content:
-    """A checkpoint, if it is the one that its name says."""
-    content = checkpoint.read(path)
-    try:
-        fit = content.state["fit"]
-        place = fit["number"], content.state["position"]["step"], fit["ended"]
-    except (LookupError, TypeError):
-        place = None
-    if place != _place_in(path):
-        found = "nothing of a fit" if place is None else f"step {place[1]} of fit {place[0]}"
-        raise CheckpointError(
-            f"the checkpoint {path} is broken: it holds {found}{', its end' if place and place[2] else ''}",
-            expected="what its name says, as Checkpoint wrote it",
-            fix="give a folder that was renamed or exchanged its name back, or delete it",
-        )
-    return content

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ignition.callbacks.base import Callback
 from ignition.errors import ArgumentError, IgnitionError, MetricError, warn
@@ -59,6 +59,8 @@ class PlotProgress(Callback):
         >>> in_a_notebook = PlotProgress()
         >>> also_as_a_file = PlotProgress("runs/digits/curves.png", metrics=["train_loss", "val_loss"])
     """
+
+    main_only: ClassVar[bool] = True
 
     def __init__(self, path: str | os.PathLike[str] | None = None, metrics: Iterable[str] | None = None) -> None:
         if path is not None and not isinstance(path, (str, os.PathLike)):

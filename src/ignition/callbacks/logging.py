@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ignition.callbacks.base import Callback
 from ignition.errors import ArgumentError, IgnitionWarning
@@ -45,6 +45,8 @@ class CSVLogger(Callback):
 
             pandas.read_csv("runs/digits/history.csv").plot(x="epoch", y=["train_loss", "val_loss"])
     """
+
+    main_only: ClassVar[bool] = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):

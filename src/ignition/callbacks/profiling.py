@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
@@ -42,6 +42,8 @@ class Profile(Callback):
     Example:
         >>> trainer.callbacks = [Profile(steps=5, folder="runs/profile")]  # doctest: +SKIP
     """
+
+    main_only: ClassVar[bool] = True
 
     def __init__(
         self,

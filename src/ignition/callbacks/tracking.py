@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Mapping
 from importlib.util import find_spec
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ignition.callbacks.base import Callback
 from ignition.callbacks.schedule import positive_count
@@ -45,6 +45,8 @@ class Tracker(Callback):
         every: After how many steps the batch's metrics are written; None for never.
         hyper: Hyperparameters to note that the Trainer does not know, such as ``{"layers": 3}``.
     """
+
+    main_only: ClassVar[bool] = True
 
     def __init__(self, every: int | None, hyper: Mapping[str, Any] | None) -> None:
         name = type(self).__name__

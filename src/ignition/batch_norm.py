@@ -1,0 +1,68 @@
+"""Batch norm whose statistics are taken over the batches of all processes, on the CPU too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _LazyNormBase
+
+__all__ = ["synchronise_batch_norm"]
+
+
+def synchronise_batch_norm(module: nn.Module) -> None:
+    """Has each batch norm layer of a module count the samples of all processes; in place, and the same objects.
+
+    ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` would put new layers there, which lack the hooks and marks of the
+    old ones.
+    """
+    for part in module.modules():
+        if isinstance(part, _BatchNorm) and not isinstance(part, (nn.SyncBatchNorm, _LazyNormBase)):
+            part.__class__ = SyncedBatchNorm
+            vars(part)["process_group"] = None  # the default one
+
+
+class SyncedBatchNorm(nn.SyncBatchNorm):
+    """``torch.nn.SyncBatchNorm``, which knows accelerators alone, with the same for tensors on the CPU.
+
+    Source: Ioffe and Szegedy 2015, Batch Normalization, arXiv:1502.03167, algorithm 1, over all processes.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalizes ``(batch, features, ...)``."""
+        takes_statistics = self.training or self.running_mean is None
+        if not (takes_statistics and input.is_cpu and torch.distributed.is_initialized()):
+            return super().forward(input)
+        mean, variance, count = _statistics(input)
+        if self.training and self.running_mean is not None:
+            self._keep(mean.detach(), variance.detach() * (count / (count - 1)))
+        shape = [1, -1] + [1] * (input.ndim - 2)
+        normalized = (input - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
+        if self.weight is None:
+            return normalized
+        return normalized * self.weight.view(shape) + self.bias.view(shape)
+
+    def _keep(self, mean: Tensor, variance: Tensor) -> None:
+        """Moves the running statistics, as batch norm in one process does."""
+        buffers: Any = self
+        with torch.no_grad():
+            buffers.num_batches_tracked.add_(1)
+            share = 1 / float(buffers.num_batches_tracked) if self.momentum is None else self.momentum
+            buffers.running_mean.lerp_(mean.to(buffers.running_mean.dtype), share)
+            buffers.running_var.lerp_(variance.to(buffers.running_var.dtype), share)
+
+
+def _statistics(input: Tensor) -> tuple[Tensor, Tensor, float]:
+    """The mean and the (biased) variance of each feature over all processes, and of how many values they are."""
+    from torch.distributed.nn import functional  # its backward passes sum over the processes too
+
+    all_reduce: Callable[[Tensor], Tensor] = functional.all_reduce
+    axes = [axis for axis in range(input.ndim) if axis != 1]
+    count = input.new_tensor([input.numel() / input.shape[1]], dtype=torch.float64)
+    torch.distributed.all_reduce(count)
+    total = count.item()
+    mean = all_reduce(input.sum(axes)) / total
+    centred = input - mean.view([1, -1] + [1] * (input.ndim - 2))
+    return mean, all_reduce(centred.square().sum(axes)) / total, total

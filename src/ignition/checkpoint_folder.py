@@ -1,0 +1,55 @@
+"""The checkpoints in a folder: each is named for its fit and its step, and that is what orders them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ignition import checkpoint
+from ignition.checkpoint import Content
+from ignition.errors import CheckpointError
+
+__all__ = ["is_end", "name_of", "paths_in", "place_in", "read_named"]
+
+_NAME = re.compile(r"fit-(\d{3,})-step-(\d{9,})(-end)?")
+
+
+def name_of(fit: int, step: int, ending: str = "") -> str:
+    """The name of a checkpoint; that of a fit's end has the ending ``-end``."""
+    return f"fit-{fit:03d}-step-{step:09d}{ending}"
+
+
+def paths_in(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first: by fit and step, never by a file's time."""
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=place_in)
+
+
+def place_in(path: Path) -> tuple[int, int, bool]:
+    """The fit and the step in a checkpoint's name, and whether it is that of the fit's end."""
+    match = _NAME.fullmatch(path.name)
+    return (0, 0, False) if match is None else (int(match[1]), int(match[2]), match[3] is not None)
+
+
+def is_end(path: Path) -> bool:
+    """Whether a checkpoint is that of a fit's end."""
+    return place_in(path)[2]
+
+
+def read_named(path: Path) -> Content:
+    """A checkpoint, if it is the one that its name says."""
+    content = checkpoint.read(path)
+    try:
+        fit = content.state["fit"]
+        place = fit["number"], content.state["position"]["step"], fit["ended"]
+    except (LookupError, TypeError):
+        place = None
+    if place != place_in(path):
+        found = "nothing of a fit" if place is None else f"step {place[1]} of fit {place[0]}"
+        raise CheckpointError(
+            f"the checkpoint {path} is broken: it holds {found}{', its end' if place and place[2] else ''}",
+            expected="what its name says, as Checkpoint wrote it",
+            fix="give a folder that was renamed or exchanged its name back, or delete it",
+        )
+    return content

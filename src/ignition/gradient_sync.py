@@ -1,0 +1,152 @@
+"""How the gradients of a step come together from many processes.
+
+DDP averages gradients over the processes in the backward pass. So each process scales its loss by what its batch
+weighs, in a unit that is the same for all of them, and the average is divided by the average weight: that is the
+gradient of the mean over all samples, however unequal the batches are. The weights travel while backward runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ignition import distributed
+from ignition.errors import OptimizerError, warn
+from ignition.strategy import Replicated
+
+__all__ = ["GradientSync", "Total"]
+
+
+class Total:
+    """The weight of a window, averaged over the processes; on its way there until it is asked for."""
+
+    def __init__(self, local: Any) -> None:
+        if isinstance(local, Tensor):  # of weights on an accelerator: nobody waits for it
+            self._sum, group = local.detach().double().reshape(1), None
+        else:
+            self._sum, group = torch.tensor([local], dtype=torch.float64), distributed.control_group()
+        self._on_device = not self._sum.is_cpu
+        self._work = dist.all_reduce(self._sum, group=group, async_op=True)
+
+    def value(self) -> Any:
+        """The average: a number, or a 0-d tensor on the accelerator."""
+        self._work.wait()
+        average = self._sum[0] / distributed.world_size()
+        return average if self._on_device else average.item()
+
+
+class GradientSync:
+    """What the processes do for one another in a step.
+
+    Args:
+        models: Those that the functions receive.
+        unit: In which weight batches are measured; None until the first update, when the processes agree on it.
+    """
+
+    def __init__(self, models: Iterable[Any], unit: float | None = None) -> None:
+        self.unit = unit
+        self.stepped_plainly = False
+        """Whether a step was taken without `optimize`, and so as the plain average over the processes."""
+        self._replicated = [model for model in models if isinstance(model, Replicated)]
+        self._seen: set[Optimizer] = set()
+        self._weights = 0  # a digest of what the batches weighed since the last record
+
+    def begin_window(self) -> None:
+        """Counts forward passes anew."""
+        for model in self._replicated:
+            model.forwards = 0
+
+    def begin_batch(self, weight: float | None, closing: bool) -> None:
+        """Gradients travel in the last batch of a window only: what ``no_sync`` does."""
+        self._weights = hash((self._weights, -1.0 if weight is None else weight))
+        for model in self._replicated:
+            model.require_backward_grad_sync = closing
+
+    def share(self, weight: Any) -> Any:
+        """What a loss of that weight counts; the first time the processes agree on the unit, that of the first one."""
+        if self.unit is None:
+            first = [float(weight) if distributed.is_main() else 0.0]  # waits for an accelerator, once a training
+            self.unit = distributed.sum_of(first)[0] or 1.0
+        return weight / self.unit
+
+    def stand_in(self, loss: Tensor, share: Any, parameters: Sequence[Tensor]) -> Tensor:
+        """The loss of a batch that counts nothing: without it the others would wait for its gradients."""
+        if math.isfinite(loss.item()):
+            return torch.mul(loss, share)
+        # The mean over nothing, which is NaN, and so would be its gradient.
+        return torch.stack([(parameter * 0).sum() for parameter in parameters]).sum()
+
+    def reduce(self, parameters: Sequence[Tensor]) -> None:
+        """Averages gradients that were gathered without the others, as of a window that its loader cut short."""
+        kinds = {(parameter.dtype, parameter.device) for parameter in parameters}
+        for dtype, device in sorted(kinds, key=str):
+            alike = [one for one in parameters if one.dtype is dtype and one.device == device]
+            for parameter in alike:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            gradients = [parameter.grad for parameter in alike if parameter.grad is not None]
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            dist.all_reduce(flat)
+            flat /= distributed.world_size()
+            for gradient, part in zip(gradients, torch.split(flat, [one.numel() for one in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    def check(self, optimizer: Optimizer) -> None:
+        """Looks before a step whether its gradients are those of all processes.
+
+        Raises:
+            OptimizerError: If the forward pass went around the model that the function received, or the gradients of
+                the optimizer's first step differ from process to process.
+        """
+        for model in self._replicated:
+            if not model.forwards and any(id(one) in model.parameter_ids for one in _moved(optimizer)):
+                raise OptimizerError(
+                    f"{type(optimizer).__name__} is about to step on gradients of this process alone: the model that "
+                    "train_fn received had no forward pass in this step",
+                    expected="model(x) or model.forward(x) on the first argument of train_fn",
+                    fix="use that argument, and not a model from outside; give what else computes the loss "
+                    "(model.encode) a place in the model's forward",
+                )
+        if optimizer not in self._seen:
+            self._seen.add(optimizer)
+            self._compare(optimizer)
+
+    def warn_if_unequal(self) -> bool:
+        """Warns if the processes had batches of different weights, and one of them stepped without `optimize`.
+
+        Waits for all of them.
+        """
+        every = {tuple(text.split()) for text in distributed.gather_texts(f"{self._weights} {self.stepped_plainly}")}
+        self._weights = 0
+        unequal = len({weights for weights, _ in every}) > 1 and any(plainly == "True" for _, plainly in every)
+        if unequal:
+            warn(
+                "the processes have batches of different sizes, and train_fn takes its steps by optimizer.step(), "
+                "which uses the mean over the processes and not over the samples; optimize(loss, optimizer) in the "
+                "place of zero_grad, backward and step is exact"
+            )
+        return unequal
+
+    def _compare(self, optimizer: Optimizer) -> None:
+        gradients = [one.grad for one in _moved(optimizer) if one.grad is not None]
+        sums = [(one.coalesce().values() if one.is_sparse else one).double().sum() for one in gradients]
+        total = torch.stack([one.cpu() for one in sums]).sum().item() if sums else 0.0
+        total = total if math.isfinite(total) else 0.0
+        highest, lowest = distributed.max_of([total, -total])
+        if highest != -lowest:
+            raise OptimizerError(
+                f"the gradients of {type(optimizer).__name__} differ from process to process",
+                expected="parameters that belong to the models of the Trainer, and a loss that went through them",
+                fix="give the Trainer every module that is trained, and use train_fn's first argument alone; with a "
+                "part that has no share in each loss, strategy=DDP(find_unused_parameters=True)",
+            )
+
+
+def _moved(optimizer: Optimizer) -> Iterable[Tensor]:
+    return (one for group in optimizer.param_groups for one in group["params"] if one.grad is not None)

@@ -1,0 +1,153 @@
+"""Whether a checkpoint is that of this model, these optimizers and this data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from ignition import distributed
+from ignition.checkpoint import Content
+from ignition.codec import decode
+from ignition.data import keeps_place, length_of
+from ignition.errors import CheckpointError
+from ignition.structure import named
+
+__all__ = ["check_data", "check_model", "check_tensor", "checked_optimizers", "data_size", "key_in"]
+
+# Types of several elements to a byte.
+_PACKED = {value for name, value in vars(torch).items() if re.fullmatch(r"u?int[1-7]|bits\w+", name)}
+
+
+def key_in(name: str, key: str) -> str:
+    """The name of a tensor of one of several models."""
+    return f"{name}.{key}" if name else key
+
+
+def data_size(loader: Any) -> dict[str, int | None]:
+    """How many batches and samples there are in an epoch, and samples in a batch, as far as the loader says."""
+    samples = length_of(getattr(loader, "dataset", None))
+    size = getattr(loader, "batch_size", None)
+    return {
+        "batches": length_of(loader),
+        "samples": getattr(loader, "samples", samples),
+        "batch_size": size if isinstance(size, int) else None,
+    }
+
+
+def check_tensor(name: str, tensor: Tensor) -> None:
+    """Raises CheckpointError if a checkpoint cannot hold a tensor."""
+    problem = None
+    if is_lazy(tensor):
+        problem = "that of a lazy module, which has seen no batch yet"
+    elif tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
+        problem = f"{'quantised' if tensor.is_quantized else tensor.layout} on the device {tensor.device}"
+    elif tensor.dtype in _PACKED:
+        problem = f"of {tensor.dtype}"
+    if problem is not None:
+        raise CheckpointError(
+            f"the tensor {name} is {problem}, which a checkpoint cannot hold",
+            expected="dense tensors of whole bytes, with content",
+            fix="keep it dense, or give what holds it state_dict and load_state_dict that do; "
+            "run one batch through lazy modules first",
+        )
+
+
+def check_model(models: Any, content: Content, source: str) -> None:
+    """Raises CheckpointError if the parameters and buffers are others than those of the checkpoint."""
+    saved = content.tensors.get("model", {})
+    expected = {
+        key_in(name, key): value
+        for name, module in named(models).items()
+        for key, value in module.state_dict().items()
+        if isinstance(value, Tensor)
+    }
+    missing = [name for name in expected if name not in saved]
+    unexpected = [name for name in saved if name not in expected]
+    known = {name: value for name, value in expected.items() if name in saved and not is_lazy(value)}
+    misshapen = [
+        f"{name} {tuple(saved[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in known.items()
+        if saved[name].shape != value.shape
+    ]
+    mistyped = [
+        f"{name} {saved[name].dtype} instead of {value.dtype}"
+        for name, value in known.items()
+        if saved[name].dtype != value.dtype
+    ]
+    if missing or unexpected or misshapen or mistyped:
+        parts = {
+            "missing": missing,
+            "unexpected": unexpected,
+            "of another shape": misshapen,
+            "of another type": mistyped,
+        }
+        found = "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)
+        raise CheckpointError(
+            f"the checkpoint {source} is that of another model ({found})",
+            expected="the parameters and buffers of this one",
+            fix="make the model as the script did that wrote it, or use another folder; to load a part of the weights "
+            "for fine-tuning, use load_weights(model, path, strict=False)",
+        )
+
+
+def check_data(loader: Any, state: Mapping[str, Any], source: str) -> None:
+    """Raises CheckpointError if the training data are others than those of the checkpoint."""
+    now, then = data_size(loader), state["data"]
+    shared = ["batches", "samples", "batch_size"]
+    if 1 + len(state["processes"]["others"]) != distributed.world_size() and now["samples"] is not None:
+        shared = ["samples"]  # the size of a batch may have been divided by another number
+    if any(now[name] != then[name] for name in shared):
+        raise CheckpointError(
+            f"the checkpoint {source} was written with a train_loader of {_size(then)}, and now it has {_size(now)}",
+            expected="the same data, in batches of the same size, since the place in them is part of the checkpoint",
+            fix="use the same loader, or begin anew in another folder with SaveModel's weights",
+        )
+    if (keeps_place(loader) is None) != (state["loader"] is None):
+        raise CheckpointError(
+            f"the checkpoint {source} has {'no' if state['loader'] is None else 'a'} state of the train_loader, "
+            f"and now it is {'none' if keeps_place(loader) is None else 'one'} that keeps its place by itself",
+            expected="the same loader",
+            fix="use the one with which the checkpoint was written, or begin anew in another folder",
+        )
+
+
+def _size(size: Mapping[str, Any]) -> str:
+    return f"{size['batches']} batches and {size['samples']} samples"
+
+
+def checked_optimizers(optimizer: Any, content: Content, source: str) -> dict[str, Any]:
+    """The states of the optimizers, by name. Raises CheckpointError if they are others than those that are here."""
+    saved, now = content.state["optimizers"], named(optimizer)
+    if saved.keys() != now.keys():
+        raise CheckpointError(
+            f"the checkpoint {source} is that of the optimizers {list(saved)}, and here are {list(now)}",
+            expected="the same optimizers, under the same names",
+            fix="give the Trainer those that the script had then, or begin anew in another folder",
+        )
+    kinds, here = content.state["optimizer_kinds"], {name: type(one).__name__ for name, one in now.items()}
+    if kinds != here:
+        raise CheckpointError(
+            f"the checkpoint {source} was written with {_listed(kinds)}, and here is {_listed(here)}",
+            expected="the same kind of optimizer, since its memory is part of the checkpoint",
+            fix="use the same, or begin anew in another folder with SaveModel's weights",
+        )
+    states = {name: decode(saved[name], content.tensors.get("optimizer", {})) for name in saved}
+    for name, one in now.items():
+        groups = [len(group["params"]) for group in states[name].get("param_groups", ())]
+        present = [len(group["params"]) for group in getattr(one, "param_groups", ())]
+        if groups != present:
+            raise CheckpointError(
+                f"in the checkpoint {source} {type(one).__name__} has groups of {groups} parameters, here of {present}",
+                expected="the same parameter groups as when it was written",
+                fix="add them before fit, as the script did",
+            )
+    return states
+
+
+def _listed(kinds: Mapping[str, str]) -> str:
+    return ", ".join(f"{kind} ({name})" if name else kind for name, kind in kinds.items())

@@ -1,0 +1,126 @@
+"""When one of many processes fails: it leaves a word for the others, and none of them hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch.distributed as dist
+
+from ignition import distributed
+from ignition.errors import ProcessError
+
+__all__ = ["check_alike", "together"]
+
+_KEY = "ignition/failed"
+_SECONDS_FOR_A_WORD = 3.0
+
+
+@contextmanager
+def together(by_agreement: Callable[[BaseException], bool] | None = None) -> Iterator[None]:
+    """What runs in the ``with`` block runs in all processes, or ends in all of them.
+
+    The first process in which something is raised leaves its error in the store and closes its connections. By this
+    the others wake up from what they wait for, and raise a ProcessError that names it. torchrun prints the first error,
+    with its traceback, last. In one process nothing is done.
+
+    Args:
+        by_agreement: Whether something raised is what all processes have agreed to raise.
+
+    Raises:
+        ProcessError: If another process has failed, has died, or has left for good.
+    """
+    try:
+        yield
+    except BaseException as error:
+        agreed = isinstance(error, ProcessError) or (by_agreement is not None and by_agreement(error))
+        if distributed.world_size() > 1 and not agreed:
+            first = _first_failure(error)
+            if first is not None:
+                distributed.leave()
+                raise ProcessError(
+                    first,
+                    expected="all processes to come to the end together",
+                    fix="see that process's own error; it is the cause",
+                ) from error
+            _tell(error)
+        raise
+
+
+def check_alike(what: str, **settings: Any) -> None:
+    """Compares what the processes are about to do. Waits for all of them.
+
+    Raises:
+        ProcessError: If they differ; it names what, and what each process has.
+    """
+    if distributed.world_size() == 1:
+        return
+    every = [json.loads(text) for text in distributed.gather_texts(json.dumps(settings, default=repr))]
+    for name in settings:
+        values = [one[name] for one in every]
+        if any(value != values[0] for value in values):
+            other = next(number for number, value in enumerate(values) if value != values[0])
+            raise ProcessError(
+                f"the processes do not {what} alike: {name} is {_short(values[0])} in process 0 and "
+                f"{_short(values[other])} in process {other}",
+                expected="the same script with the same arguments in every process",
+                fix="look for what depends on the process: its rank, its machine, an unseeded choice",
+            )
+
+
+def _first_failure(error: BaseException) -> str | None:
+    """What another process has said before; None where this one is the first."""
+    broken = _is_of_connection(error)
+    until = time.monotonic() + (_SECONDS_FOR_A_WORD if broken else 0.0)
+    while True:
+        word = _word()
+        if word is not None and word["rank"] != distributed.rank():
+            return f"process {word['rank']} ended: {word['error']}"
+        if time.monotonic() >= until:
+            break
+        time.sleep(0.05)
+    return "another process has died, or has left the script without an error" if broken else None
+
+
+def _word() -> dict[str, Any] | None:
+    try:
+        store = distributed.store()
+        if store is None or not store.check([_KEY]):
+            return None
+        word = json.loads(store.get(_KEY))
+        return word if isinstance(word, dict) else None
+    except (RuntimeError, ValueError):  # the store's process is gone too
+        return None
+
+
+def _tell(error: BaseException) -> None:
+    """Leaves a word for the other processes, and one for torchrun, which prints it last."""
+    text = f"{type(error).__name__}: {error}".partition("\n")[0]
+    try:
+        store = distributed.store()
+        if store is not None and not store.check([_KEY]):
+            store.set(_KEY, json.dumps({"rank": distributed.rank(), "error": text[:500]}))
+    except RuntimeError:
+        pass
+    if "TORCHELASTIC_ERROR_FILE" in os.environ and isinstance(error, Exception):
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
+    distributed.leave()
+
+
+def _is_of_connection(error: BaseException) -> bool:
+    """Whether a collective failed because a peer is gone, and not because something is wrong here."""
+    kinds = (dist.DistError,) if hasattr(dist, "DistError") else ()
+    return isinstance(error, kinds) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL", "onnection closed"))
+    )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."

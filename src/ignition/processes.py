@@ -1,0 +1,176 @@
+"""What a training does together with the other processes: one model, one seed, and one mind about when to stop."""
+
+from __future__ import annotations
+
+import gc
+import json
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+
+from ignition import distributed, rng
+from ignition.batch_norm import synchronise_batch_norm
+from ignition.data import length_of
+from ignition.gradient_sync import GradientSync
+from ignition.parting import check_alike
+from ignition.reading import is_stream
+from ignition.strategy import DDP, FSDP, replicated
+from ignition.structure import like, named
+
+__all__ = ["Processes"]
+
+_SECONDS_BETWEEN = 0.5
+_MOST_STEPS_BETWEEN = 1000
+
+
+class Processes:
+    """A training's side of the processes that it runs in; in one process there is next to nothing to it.
+
+    What is asked of one process (to stop, to come to a save point, to end for a signal) is noted in `asked`, and done
+    by all of them at the same step, when they next `agree`. That costs a small sum over the processes, so it is done
+    about twice a second and not at each step.
+
+    Args:
+        strategy: How the model is trained.
+        device: Where it is.
+
+    Attributes:
+        many: Whether there are other processes.
+        asked: What this process was asked for, and the others do not know yet.
+    """
+
+    def __init__(self, strategy: DDP | FSDP, device: torch.device) -> None:
+        self.many = distributed.world_size() > 1
+        self.strategy = strategy
+        self.asked: dict[str, Any] = {}
+        self._unit: float | None = None
+        self._sync: GradientSync | None = None
+        self._device = device
+        self._seed_drawn = self._warned = False
+        self._wrapped: tuple[list[int], Any] | None = None
+        self._between = 1
+        self._before: tuple[float, int] | None = None
+
+    # One seed
+
+    def shared_seed(self, seed: int | None) -> int | None:
+        """The seed of the first process for all: the one given, else the one that its torch has; as given in one."""
+        if not self.many:
+            return seed
+        self._seed_drawn = seed is None
+        mine = torch.initial_seed() % 2**63 if seed is None else seed
+        return int(distributed.text_of_main(str(mine)))
+
+    def seed_generators(self, seed: int) -> None:
+        """Seeds the generators that the model draws from: in each process others, in the first as in one process."""
+        number = distributed.rank()
+        if number:
+            rng.seed_everything(rng.key_of(seed, "process", number))
+        elif not self._seed_drawn:
+            rng.seed_everything(seed)
+
+    # One model
+
+    def wrap(self, models: Any) -> Any:
+        """What the train function receives: the models under DDP, made anew where other parameters are trained."""
+        if not self.many:
+            return models
+        trained = [id(one) for one in _parameters(models) if one.requires_grad]
+        if self._wrapped is None or self._wrapped[0] != trained:
+            self._wrapped = None
+            gc.collect()  # the one before, whose hooks would reduce gradients too
+            if self.strategy.sync_batch_norm:
+                for model in named(models).values():
+                    synchronise_batch_norm(model)
+            strategy = self.strategy
+            assert isinstance(strategy, DDP)
+            self._wrapped = trained, like(models, lambda model: replicated(model, strategy, self._device))
+        return self._wrapped[1]
+
+    def gradient_sync(self, prepared: Any) -> GradientSync | None:
+        """How the gradients of a fit's steps come together; None in one process."""
+        unit = self.unit
+        self._sync = GradientSync(named(prepared).values(), unit) if self.many else None
+        return self._sync
+
+    @property
+    def unit(self) -> float | None:
+        """In which weight batches are measured; None before the first update."""
+        return self._unit if self._sync is None else self._sync.unit
+
+    @unit.setter
+    def unit(self, unit: float | None) -> None:
+        self._unit, self._sync = unit, None
+
+    def warn_if_unequal(self) -> None:
+        """Warns once where batches differed in weight, and steps were taken as plain averages over the processes."""
+        if self._sync is not None and not self._warned:
+            self._warned = self._sync.warn_if_unequal()
+
+    # One mind
+
+    def check_alike(self, trainer: Any, **goal: Any) -> None:
+        """Compares what the processes are about to do in a fit.
+
+        Raises:
+            ProcessError: If they differ.
+        """
+        if self.many:
+            models = {
+                name: [type(one).__name__, sum(part.numel() for part in one.parameters())]
+                for name, one in named(trainer.model).items()
+            }
+            check_alike(
+                "train", **goal, train_loader=_size(trainer.train_loader), test_loader=_size(trainer.test_loader),
+                model=models, optimizer={name: type(one).__name__ for name, one in named(trainer.optimizer).items()},
+                callbacks=[type(one).__name__ for one in trainer.callbacks], hyper=sorted(trainer.hyper),
+                step=trainer.step, epoch=trainer.epoch,
+            )  # fmt: skip
+
+    def agree(self, step: int) -> dict[str, Any]:
+        """What the processes were asked for since they last agreed: "pause", "signal", "stop" (a reason).
+
+        Waits for all of them. In one process nothing is ever noted, since what is asked for is done at once.
+        """
+        if not self.many:
+            return {}
+        mine, self.asked = self.asked, {}
+        now = perf_counter()
+        steps = 0 if self._before is None else step - self._before[1]
+        seconds = (now - self._before[0]) / steps if self._before is not None and steps > 0 else 0.0
+        self._before = now, step
+        asked, slowest = distributed.max_of([float(bool(mine)), seconds])
+        if slowest:
+            self._between = min(max(int(_SECONDS_BETWEEN / slowest), 1), _MOST_STEPS_BETWEEN)
+        if not asked:
+            return {}
+        agreed: dict[str, Any] = {}
+        for one in reversed([json.loads(text) for text in distributed.gather_texts(json.dumps(mine))]):
+            agreed |= one  # the first process has the last word
+        return agreed
+
+    def steps_until_agreed(self, limit: int | None) -> int | None:
+        """How many of `limit` steps may be taken before the processes are to agree again."""
+        if not self.many:
+            return limit
+        return self._between if limit is None else min(limit, self._between)
+
+    def row_of_main(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The record of the first process, whose clock counts, for all."""
+        if not self.many:
+            return row
+        shared: dict[str, Any] = json.loads(distributed.text_of_main(json.dumps(row)))
+        return shared
+
+
+def _size(loader: Any) -> list[int | None] | None:
+    """The batches and samples of a loader that the processes share; of a stream each has its own."""
+    if loader is None or is_stream(loader):
+        return None
+    return [length_of(loader), length_of(getattr(loader, "dataset", None))]
+
+
+def _parameters(models: Any) -> list[nn.Parameter]:
+    return [one for model in named(models).values() for one in model.parameters()]

@@ -1,0 +1,191 @@
+"""What a process reads of a loader, where there are several of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from ignition import distributed
+from ignition.data import Borrowed, Fill, Shard, batch_weight, iterate, keeps_place, length_of, rounds, sure_length
+from ignition.device import tensors_in
+from ignition.errors import BatchError
+from ignition.means import Means
+from ignition.position import Position
+from ignition.strategy import is_sharded
+from ignition.weighing import NOTHING
+
+__all__ = [
+    "Part",
+    "at_most",
+    "check_ordered",
+    "is_stream",
+    "part_in_evaluation",
+    "part_of",
+    "rounds_of",
+    "weighing_borrowed",
+]
+
+_END = object()
+_START: Final = Position(epoch=1)
+
+
+def is_stream(loader: Any) -> bool:
+    """Whether each process reads a loader by itself: one that has no indices, or keeps its own place."""
+    return keeps_place(loader) is not None or (
+        isinstance(loader, DataLoader) and isinstance(loader.dataset, IterableDataset)
+    )
+
+
+def part_of(loader: Any, position: Position = _START, fill: Fill = "none", opened: Any = None) -> Iterator[Any]:
+    """The batches of one epoch that this process takes.
+
+    Args:
+        loader: As the Trainer reads it, by key.
+        position: The epoch, and how far it is read.
+        fill: How an incomplete last round is made up; see `ignition.data.iterate`. A stream ends together in all
+            processes where that is asked for: one that has ended goes on with its last batch, which counts nothing.
+        opened: The batches of a stream, where it has been put back to its place.
+    """
+    size = distributed.world_size()
+    if size == 1:
+        return iterate(loader, position.epoch, position.batch) if opened is None else opened
+    if not is_stream(loader):
+        shard = Shard(distributed.rank(), size)
+        return iterate(loader, position.epoch, _batches_read(position, size), shard, fill)
+    batches = iterate(loader, position.epoch, position.batch) if opened is None else opened
+    return _of_stream(batches, ends_together=fill != "none")
+
+
+def rounds_of(loader: Any, position: Position = _START, fill: Fill = "none", sure: bool = False) -> int | None:
+    """How many batches this process takes in an epoch, where that is known; with `sure`, where it cannot be wrong."""
+    size = distributed.world_size()
+    if size == 1:
+        return sure_length(loader) if sure else length_of(loader)
+    if is_stream(loader) or (sure and sure_length(loader) is None):
+        return None
+    left = rounds(loader, _batches_read(position, size), size, fill)
+    return None if left is None else position.batch + left
+
+
+class Part(NamedTuple):
+    """What this process takes of a loader in an evaluation.
+
+    Attributes:
+        batches: Those batches.
+        total: How many they are, where that is known.
+        limit: How many of them are to be taken, where they are not limited already.
+        weigh: What each counts.
+    """
+
+    batches: Iterator[Any]
+    total: int | None
+    limit: int | None
+    weigh: Callable[[Any, int], float | None]
+
+
+def part_in_evaluation(loader: Any, model: Any, max_steps: int | None, means: Means | None = None) -> Part:
+    """What this process takes of a loader, so that all processes together see each batch once, as one process would.
+
+    Args:
+        loader: As the Trainer reads it, by key.
+        model: Where it is sharded, every process must take part in each of its forward passes.
+        max_steps: How many batches all processes are to see together.
+        means: What gathers the metrics.
+    """
+    size, number = distributed.world_size(), distributed.rank()
+    if size == 1:
+        return Part(iterate(loader), at_most(max_steps, length_of(loader)), max_steps, batch_weight)
+    fill: Fill = "borrow" if is_sharded(model) else "none"
+    total = at_most(None if max_steps is None else -(-max_steps // size), rounds_of(loader, fill=fill))
+    batches = part_of(loader, fill=fill)
+    if max_steps is not None:
+        batches = _limited(batches, max_steps, number, size, every_round=fill == "borrow")
+    return Part(batches, total, None, weighing_borrowed(means))
+
+
+def check_ordered(loader: Any) -> None:
+    """Raises BatchError if the batches of a loader have no order over many processes, as predictions need one."""
+    if distributed.world_size() > 1 and is_stream(loader):
+        raise BatchError(
+            f"predictions are asked for a stream that {distributed.world_size()} processes read, each its own part",
+            expected="data with indices, whose order is known",
+            fix="put them into a data set with indices or a list of batches, or predict in one process",
+        )
+
+
+def _limited(batches: Iterator[Any], limit: int, number: int, size: int, every_round: bool) -> Iterator[Any]:
+    """Those of a process's batches that are among the first `limit` of all processes; one at least, borrowed."""
+    for turn in range(-(-limit // size) if every_round else max(-(-(limit - number) // size), 1)):
+        batch = next(batches, _END)
+        if batch is _END:
+            return
+        yield batch if turn * size + number < limit else Borrowed.of(batch)
+
+
+def weighing_borrowed(means: Means | None) -> Callable[[Any, int], float | None]:
+    """What a batch weighs, where some are borrowed from other processes and count nothing."""
+
+    def weigh(batch: Any, axis: int) -> float | None:
+        if batch.__class__ is not Borrowed:
+            return batch_weight(batch, axis)
+        if means is not None:
+            means.keep_objects()
+        return NOTHING
+
+    return weigh
+
+
+def _batches_read(position: Position, size: int) -> int:
+    """How many batches all processes together have read of an epoch."""
+    return position.batch * size + position.offset
+
+
+def _of_stream(batches: Iterator[Any], ends_together: bool) -> Iterator[Any]:
+    """Each process's own stream; the processes ask one another at each batch whether anybody has one left."""
+    last: Any = _END
+    while True:
+        batch = next(batches, _END)
+        if last is _END:
+            _check_not_the_same(batch)
+        if not ends_together:
+            if batch is _END:
+                return
+        elif not distributed.sum_of([batch is not _END])[0]:
+            return
+        if batch is not _END:
+            last = batch
+            yield batch
+        elif last is not _END:
+            yield Borrowed.of(last)
+        else:
+            raise BatchError(
+                f"the stream of process {distributed.rank()} gave no batch, and that of another one did",
+                expected="at least one batch in each process, in each epoch",
+                fix="have the data set share its samples out by ignition.distributed.rank() and get_worker_info()",
+            )
+
+
+def _check_not_the_same(batch: Any) -> None:
+    """Raises BatchError if two processes begin with the same batch."""
+    digest = hashlib.sha256()
+    for tensor in tensors_in(batch) if batch is not _END else ():
+        content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)  # waits for an accelerator
+        digest.update(repr((tensor.dtype, tensor.shape)).encode() + content.numpy().tobytes())
+    every = distributed.gather_texts(digest.hexdigest())
+    seen = [text for text in every if text != hashlib.sha256().hexdigest()]
+    if len(set(seen)) < len(seen):
+        raise BatchError(
+            f"the stream gives the same first batch to several of {distributed.world_size()} processes",
+            expected="samples of its own for each process and each of its workers",
+            fix="in __iter__ take the part of ignition.distributed.rank() among "
+            "world_size(), and of get_worker_info() among the workers; or use a data set with indices",
+        )
+
+
+def at_most(limit: int | None, length: int | None) -> int | None:
+    """The smaller of the two that are known."""
+    return min((number for number in (limit, length) if number is not None), default=None)
