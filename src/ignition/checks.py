@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from ignition import distributed
 from ignition.check_report import Failed, Outcome, Report, Skipped
 from ignition.check_runs import Material
 from ignition.data_checks import inputs_in_range, no_shared_samples

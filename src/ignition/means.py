@@ -94,16 +94,26 @@ class Means:
         """Before the function is called for what counts nothing: metric objects that it updates are put back then."""
         self._kept = Memory(self._objects.values())
 
-    def compute(self) -> dict[str, float]:
+    def compute(self, common: bool = False) -> dict[str, float]:
         """The means over all processes, by name; NaN where all weights were 0. Waits once for each accelerator.
+
+        Args:
+            common: Whether the processes must have a name in common, as they have where they do the same.
 
         Raises:
             MetricError: If a metric object computes anything but numbers, or a weight on an accelerator was none; if
-                only some of many processes have a metric object.
+                only some of many processes have a metric object, or `common` does not hold.
         """
         if distributed.world_size() == 1:
             return dict(self._all(objects=True))
         every = [json.loads(text) for text in distributed.gather_texts(json.dumps(self.state_dict()))]
+        if common and all(every) and not set(every[0]).intersection(*every):
+            raise MetricError(
+                f"{self.source} returned {', '.join(map(repr, every[0]))} in process 0, and none of these in another, "
+                f"but {', '.join(sorted({repr(name) for state in every[1:] for name in state}))}",
+                expected="the same names in every process, or some of them",
+                fix="name metrics for what they are, and not for the process",
+            )
         merged = Means(self.source)
         for name in dict.fromkeys(name for state in every for name in state):
             totals = [state[name] for state in every if name in state]

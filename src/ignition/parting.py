@@ -37,18 +37,19 @@ def together(by_agreement: Callable[[BaseException], bool] | None = None) -> Ite
     try:
         yield
     except BaseException as error:
-        agreed = isinstance(error, ProcessError) or (by_agreement is not None and by_agreement(error))
-        if distributed.world_size() > 1 and not agreed:
-            first = _first_failure(error)
-            if first is not None:
-                distributed.leave()
-                raise ProcessError(
-                    first,
-                    expected="all processes to come to the end together",
-                    fix="see that process's own error; it is the cause",
-                ) from error
+        if distributed.world_size() == 1 or (by_agreement is not None and by_agreement(error)):
+            raise
+        first = None if isinstance(error, ProcessError) else _first_failure(error)
+        if first is None:
             _tell(error)
-        raise
+            raise
+        parted = ProcessError(
+            first,
+            expected="all processes to come to the end together",
+            fix="see that process's own error; it is the cause",
+        )
+        _tell(parted)
+        raise parted from error
 
 
 def check_alike(what: str, **settings: Any) -> None:
@@ -98,7 +99,7 @@ def _word() -> dict[str, Any] | None:
 
 
 def _tell(error: BaseException) -> None:
-    """Leaves a word for the other processes, and one for torchrun, which prints it last."""
+    """Leaves a word for the other processes, and one for torchrun, which prints the first one last."""
     text = f"{type(error).__name__}: {error}".partition("\n")[0]
     try:
         store = distributed.store()

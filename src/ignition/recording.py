@@ -18,7 +18,7 @@ def begin_record(training: Training, epoch_ended: bool) -> None:
     if training.trainer.history.last.get("step") == training.position.step:
         return
     # Read before the evaluation: a metric object may serve both functions.
-    train = {f"train_{name}": value for name, value in training.means.compute().items()}
+    train = {f"train_{name}": value for name, value in training.means.compute(common=True).items()}
     training.processes.warn_if_unequal()
     training.means.reset()
     training.pending = {"epoch_ended": epoch_ended, "train": train}
