@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -13,12 +13,15 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from ignition.device import tensors_in
 from ignition.errors import BatchError, CheckpointError
-from ignition.keyed import KeyedLoader, can_be_keyed
+from ignition.keyed import KeyedLoader, can_be_keyed, unsharded
+from ignition.shards import WHOLE, Borrowed, Fill, Shard, deal, drops_last, portions_in
 from ignition.tensor_loader import KeyedTensors, TensorLoader
 from ignition.types import Stateful
 
 __all__ = [
     "WHOLE",
+    "Borrowed",
+    "Fill",
     "Shard",
     "batch_weight",
     "check_place_kept",
@@ -29,41 +32,93 @@ __all__ = [
     "keeps_place",
     "length_of",
     "rekeyed",
+    "rounds",
     "sure_length",
 ]
 
 
-class Shard(NamedTuple):
-    """Which part of the batches a process reads: every `size`-th, beginning with number `rank`."""
-
-    rank: int
-    size: int
-
-
-WHOLE = Shard(0, 1)
-
-
-def iterate(loader: Iterable[Any], epoch: int = 1, start: int = 0, shard: Shard = WHOLE) -> Iterator[Any]:
-    """The batches of one epoch: the one way through any loader.
+def iterate(
+    loader: Iterable[Any], epoch: int = 1, start: int = 0, shard: Shard = WHOLE, fill: Fill = "none"
+) -> Iterator[Any]:
+    """The batches of one epoch, or those of them that fall to one process: the one way through any loader.
 
     One of `rekeyed` draws the order and the randomness of each batch from its seed, `epoch` and the batch's
     place, and loads none of the batches before `start`. Everything else is iterated as it is, as a loop
-    written by hand would, and what comes before `start` or belongs to other shards is read and left.
+    written by hand would, and what comes before `start` or falls to other processes is read and left.
+
+    Of several processes, round i has the batches ``start + i * size`` to ``start + (i + 1) * size - 1``, and each
+    process takes the one of its rank. So the batches of a round of n processes have together the samples of one
+    batch n times as large. A stream, and what keeps its place by itself, is not dealt out: each process
+    iterates its own from its own `start`, and `fill` means nothing.
 
     Args:
-        loader: Any iterable.
+        loader: Any iterable, the same in each process.
         epoch: 1-based.
-        start: How many of this shard's batches to pass over.
-        shard: Which of the batches: number ``rank``, ``rank + size``, ...
+        start: How many batches to pass over, those of all processes together.
+        shard: Which process of how many.
+        fill: What becomes of a last round with fewer batches than processes. ``"none"``: each batch goes to one
+            process as it is; one that would have no batch at all gets a `Borrowed` one, the first, so that it
+            knows what a batch is like. ``"borrow"``: each process without a batch in that round gets a `Borrowed`
+            copy of its first. ``"split"``: what is read by indices is split, the samples of that round over all
+            processes; the loader's drop_last leaves it out; elsewhere as ``"borrow"``.
+
+    Raises:
+        ArgumentError: For several processes, if the loader's sampler picks the part of one process by itself and
+            is no DistributedSampler. (That one is read as if it were for one process.)
     """
+    if shard.size == 1:
+        return _of_one_process(loader, epoch, start)
+    if _is_stream(loader):
+        return islice(iter(loader), start, None)
+    # Without a seed of the run: an order drawn by each process for itself would not be the same in all.
+    loader = rekeyed(loader, 0, "")
     if isinstance(loader, (KeyedLoader, KeyedTensors)):
-        return loader.iterate(epoch, start, shard.rank, shard.size)
-    if start == 0 and shard.size == 1:
+        return loader.iterate(epoch, start, shard, fill)
+    return _dealt(loader, start, shard, fill)
+
+
+def _of_one_process(loader: Iterable[Any], epoch: int, start: int) -> Iterator[Any]:
+    if isinstance(loader, (KeyedLoader, KeyedTensors)):
+        return loader.iterate(epoch, start)
+    if start == 0:
         return iter(loader)
     if _is_sequence(loader):  # what it makes when it is asked for a batch is not made for those that are passed over
         batches: Any = loader
-        return (batches[place] for place in range(start * shard.size + shard.rank, len(batches), shard.size))
-    return islice(iter(loader), start * shard.size + shard.rank, None, shard.size)
+        return (batches[place] for place in range(start, len(batches)))
+    return islice(iter(loader), start, None)
+
+
+def _dealt(loader: Any, start: int, shard: Shard, fill: Fill) -> Iterator[Any]:
+    """The batches of an iterable that fall to one process; of a sequence, by their numbers alone."""
+    by_number = _is_sequence(loader)
+    items = range(start, len(loader)) if by_number else islice(iter(loader), start, None)
+    for _, item, borrowed in deal(items, start, shard, fill, drops_last(loader)):
+        batch = loader[item] if by_number else item
+        yield Borrowed.of(batch) if borrowed else batch
+
+
+def rounds(loader: Any, start: int = 0, size: int = 1, fill: Fill = "none") -> int | None:
+    """How many rounds `iterate` makes of a user's loader; None where that cannot be told for sure.
+
+    Args:
+        loader: The user's loader.
+        start: How many batches were passed over, those of all processes together.
+        size: The number of processes.
+        fill: What becomes of a last round with fewer batches than processes.
+    """
+    length = sure_length(loader)
+    if length is None or (size > 1 and _is_stream(loader)):
+        return None
+    if size > 1 and isinstance(loader, DataLoader):  # a sampler for one process of several has the length of its part
+        length = len(unsharded(loader.sampler if loader.batch_sampler is None else loader.batch_sampler))
+    return portions_in(max(0, length - start), Shard(0, size), fill, drops_last(loader))
+
+
+def _is_stream(loader: Any) -> bool:
+    """Whether each process reads a loader of its own: nobody can tell what a stream passes by."""
+    return keeps_place(loader) is not None or (
+        isinstance(loader, DataLoader) and isinstance(loader.dataset, IterableDataset)
+    )
 
 
 def rekeyed(loader: Any, seed: int, purpose: str) -> Any:

@@ -26,9 +26,11 @@ from torch.utils.data import (
     get_worker_info,
 )
 
-from ignition.rng import generators_of, key_of, keyed, reseed, seed_fetching
+from ignition.errors import ArgumentError
+from ignition.rng import generators_of, key_of, keyed, keyed_blocks, reseed, seed_fetching
+from ignition.shards import WHOLE, Borrowed, Fill, Shard, deal, drops_last, portions_in
 
-__all__ = ["KeyedLoader", "can_be_keyed"]
+__all__ = ["KeyedLoader", "can_be_keyed", "unsharded"]
 
 
 class _KeyedIndices(NamedTuple):
@@ -63,7 +65,7 @@ class KeyedLoader:
         self._original = loader
         self._loader: DataLoader[Any] = copy.copy(loader)
         batched = loader.batch_sampler is not None
-        self._order = _KeyedOrder(loader.batch_sampler if batched else loader.sampler, seed, purpose)
+        self._order = _KeyedOrder(loader, seed, purpose)
         # torch forbids to exchange these after __init__; a copy is not yet in use, and __init__ is the subclass's.
         vars(self._loader).update(
             dataset=_KeyedDataset(loader.dataset, loader.collate_fn, batched),
@@ -74,20 +76,29 @@ class KeyedLoader:
             **{"batch_sampler" if batched else "sampler": self._order},
         )
 
-    def iterate(self, epoch: int, start: int, index: int, count: int) -> Iterator[Any]:
-        """The batches `index`, ``index + count``, ... of `epoch`, without the first `start` of them."""
+    def iterate(self, epoch: int, start: int = 0, shard: Shard = WHOLE, fill: Fill = "none") -> Iterator[Any]:
+        """The batches of `epoch` from number `start` on that fall to a process; as `ignition.data.iterate`."""
         if type(self._loader).__iter__ is not DataLoader.__iter__:
             # What a class of the user's makes of the batches need not be one for one: all are read, and counted after.
-            return self._of_own_iter(epoch, start * count + index, count)
-        self._order.place(epoch, start, index, count)
-        return iter(self._loader)
+            return self._of_own_iter(epoch, start, shard, fill)
+        if shard.size == 1:
+            self._order.place(epoch, start)
+            return iter(self._loader)
+        vars(self._loader)["in_order"] = True  # or none could tell which batch is the borrowed one
+        borrowed = self._order.place(epoch, start, shard, fill)
+        return _marked(iter(self._loader), borrowed)  # its workers start now
 
-    def _of_own_iter(self, epoch: int, first: int, step: int) -> Iterator[Any]:
-        self._order.place(epoch, 0, 0, 1)
-        yield from islice(self._loader, first, None, step)
+    def _of_own_iter(self, epoch: int, start: int, shard: Shard, fill: Fill) -> Iterator[Any]:
+        self._order.place(epoch, of_all=shard.size > 1)
+        batches = islice(self._loader, start, None)
+        if shard.size == 1:
+            yield from batches
+            return
+        for portion in deal(batches, start, shard, fill, drops_last(self._original)):
+            yield Borrowed.of(portion.item) if portion.borrowed else portion.item
 
     def __iter__(self) -> Iterator[Any]:
-        return self.iterate(1, 0, 0, 1)
+        return self.iterate(1)
 
     def __len__(self) -> int:
         return len(self._original)
@@ -98,36 +109,116 @@ class KeyedLoader:
         return getattr(self._loader, name)
 
 
+def _marked(batches: Iterator[Any], borrowed: set[int]) -> Iterator[Any]:
+    """Some batches, those of these numbers as borrowed ones: only here, since pinning memory makes lists of tuples."""
+    for number, batch in enumerate(batches):
+        yield Borrowed.of(batch) if number in borrowed else batch
+
+
+class _Place(NamedTuple):
+    """Which batches of an epoch are to be read, and how."""
+
+    sampler: Any
+    epoch: int
+    start: int
+    shard: Shard
+    fill: Fill
+    borrowed: set[int]  # the numbers, among those read, of the batches that are borrowed; known when they are asked for
+
+
 class _KeyedOrder:
     """In the place of a loader's (batch) sampler: yields what it would, in the order of an epoch, with keys."""
 
-    def __init__(self, sampler: Any, seed: int, purpose: str) -> None:
-        self._sampler = sampler
+    def __init__(self, loader: DataLoader[Any], seed: int, purpose: str) -> None:
+        batched = loader.batch_sampler is not None
+        self._sampler: Any = loader.batch_sampler if batched else loader.sampler
+        self._of_all: Any = None
+        self._makes_lists = batched or isinstance(self._sampler, BatchSampler)
+        self._drop_last = drops_last(loader)
         self._seed = seed
         self._purpose = purpose
-        self.place(1, 0, 0, 1)
+        self.place(1)
 
-    def place(self, epoch: int, start: int, index: int, count: int) -> None:
-        self._place = (epoch, start, index, count)
+    def place(
+        self, epoch: int, start: int = 0, shard: Shard = WHOLE, fill: Fill = "none", of_all: bool = False
+    ) -> set[int]:
+        """Sets what the next iteration yields; `of_all` is whether a sampler's own sharding is passed by.
+
+        Returns:
+            Where the numbers of the iteration's borrowed batches are noted, each before the batch can be made.
+        """
+        sampler = self._sampler
+        if of_all or shard.size > 1:
+            if self._of_all is None:  # kept, since a sampler may learn from epoch to epoch
+                self._of_all = unsharded(sampler)
+            sampler = self._of_all
+        self._place = _Place(sampler, epoch, start, shard, fill, set())
+        return self._place.borrowed
 
     def __len__(self) -> int:
-        _, start, index, count = self._place
-        return max(0, -(-(len(self._sampler) - index) // count) - start)
+        sampler, _, start, shard, fill, _ = self._place
+        return portions_in(max(0, len(sampler) - start), shard, fill, self._drop_last)
 
     def __iter__(self) -> Iterator[_KeyedIndices]:
         # The place is read now and not at the first batch: by then another iteration may have set its own.
-        epoch, start, index, count = self._place
-        return self._from(epoch, start * count + index, count)
+        return self._from(self._place)
 
-    def _from(self, epoch: int, first: int, step: int) -> Iterator[_KeyedIndices]:
-        order = _reseeded(self._sampler, epoch, key_of(self._seed, self._purpose, "order", epoch))
-        for place, indices in islice(enumerate(order), first, None, step):
-            yield _KeyedIndices(key_of(self._seed, self._purpose, "batch", epoch, place), indices)
+    def _from(self, this: _Place) -> Iterator[_KeyedIndices]:
+        epoch, start = this.epoch, this.start
+        order = _reseeded(this.sampler, epoch, key_of(self._seed, self._purpose, "order", epoch))
+        join = _joined if self._makes_lists else None
+        if this.shard.size == 1:
+            for place, indices in islice(enumerate(order), start, None):
+                yield _KeyedIndices(self._key(epoch, place), indices)
+            return
+        portions = deal(islice(order, start, None), start, this.shard, this.fill, self._drop_last, join)
+        for number, (place, indices, borrowed) in enumerate(portions):
+            if borrowed:
+                this.borrowed.add(number)
+            yield _KeyedIndices(self._key(epoch, place), indices)
+
+    def _key(self, epoch: int, place: int) -> int:
+        return key_of(self._seed, self._purpose, "batch", epoch, place)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_sampler":
             raise AttributeError(name)
         return getattr(self._sampler, name)
+
+
+def _joined(batches: list[Any]) -> list[Any] | None:
+    """The indices of some batches, one after the other; None if a batch is anything but a list of them."""
+    if not all(isinstance(batch, list) for batch in batches):
+        return None
+    return [index for batch in batches for index in batch]
+
+
+def unsharded(sampler: Any) -> Any:
+    """A (batch) sampler that reads what `sampler` does for all processes; `sampler` itself if it has no own sharding.
+
+    Raises:
+        ArgumentError: If it shards in a way of its own, which cannot be undone.
+    """
+    changed: Any
+    if isinstance(sampler, DistributedSampler):
+        changed = copy.copy(sampler)
+        changed.num_replicas, changed.rank = 1, 0
+        changed.num_samples = changed.total_size = len(sampler.dataset)  # type: ignore[arg-type]
+        return changed
+    if getattr(sampler, "num_replicas", 1) != 1:
+        raise ArgumentError(
+            f"the loader's {type(sampler).__name__} has num_replicas={sampler.num_replicas}: it picks the part of one "
+            "process by itself, of which each process would read a part again",
+            expected="a sampler for all samples, of which each process is given its part, or a DistributedSampler",
+            fix="make it with num_replicas=1 and rank=0, or leave it out",
+        )
+    inner = getattr(sampler, "sampler", None)
+    whole = None if inner is None else unsharded(inner)
+    if whole is inner:
+        return sampler
+    changed = copy.copy(sampler)
+    changed.sampler = whole
+    return changed
 
 
 def _reseeded(sampler: Any, epoch: int, key: int) -> Iterable[Any]:
@@ -166,16 +257,17 @@ def _with_inner(sampler: Any) -> list[Any]:
 
 def _drawn_under(sampler: Iterable[Any], key: int) -> Iterator[Any]:
     """Yields from a sampler of the user's, which may draw from any generator whenever it is asked."""
-    position = 0
     iterator: Iterator[Any] | None = None
     theirs = [getattr(one, "generator", None) for one in _with_inner(sampler)]
     generators = [generator for generator in theirs if isinstance(generator, torch.Generator)]
     for generator in generators_of(sampler):  # others that it keeps would go on from epoch to epoch
         if not any(generator is one for one in generators):
             reseed(generator, key)
+    # Each item in a block of its own: the sampler may be half-way when the generators are needed elsewhere. And each
+    # goes on where the last one ended, so that the order is the same for every batch size.
+    block = keyed_blocks(key, generators)
     while True:
-        # Each item under a key of its own: the sampler may be half-way when the generators are needed elsewhere.
-        with keyed(key_of(key, position), generators):
+        with block():
             if iterator is None:
                 iterator = iter(sampler)
             try:
@@ -183,7 +275,6 @@ def _drawn_under(sampler: Iterable[Any], key: int) -> Iterator[Any]:
             except StopIteration:
                 return
         yield item
-        position += 1
 
 
 class _KeyedDataset:

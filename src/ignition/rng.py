@@ -9,8 +9,8 @@ import ctypes
 import hashlib
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = [
     "generators_of",
     "key_of",
     "keyed",
+    "keyed_blocks",
     "reseed",
     "restore",
     "seed_everything",
@@ -135,25 +136,61 @@ def reseed(generator: Any, key: int) -> None:
 
 
 @contextmanager
-def keyed(key: int, generators: Iterable[torch.Generator] = ()) -> Iterator[None]:
+def keyed(key: int) -> Iterator[None]:
     """Inside the ``with`` block the CPU generators follow `key`; afterwards they are where they were.
 
     Args:
         key: As `key_of` returns it.
-        generators: Others that are to do the same.
     """
-    python, put_numpy_back = random.getstate(), _kept_numpy()
-    states = [(generator, generator.get_state()) for generator in (torch.default_generator, *generators)]
+    put_back = _kept(())
     seed_fetching(key)
-    for generator in generators:
-        generator.manual_seed(key)
     try:
         yield
     finally:
+        put_back()
+
+
+def keyed_blocks(key: int, generators: Sequence[torch.Generator] = ()) -> Callable[[], AbstractContextManager[None]]:
+    """Makes ``with`` blocks as of `keyed`, of which each goes on with the generators where the one before it ended.
+
+    Args:
+        key: As `key_of` returns it.
+        generators: Others than the CPU's that are to do the same.
+    """
+
+    def begin() -> None:
+        seed_fetching(key)
+        for generator in generators:
+            generator.manual_seed(key)
+
+    go_on: Callable[[], None] = begin
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        nonlocal go_on
+        put_back = _kept(generators)
+        go_on()
+        try:
+            yield
+        finally:
+            go_on = _kept(generators)
+            put_back()
+
+    return block
+
+
+def _kept(generators: Sequence[torch.Generator]) -> Callable[[], None]:
+    """Keeps the states of the CPU generators and of some others, and returns what puts them back."""
+    python, put_numpy_back = random.getstate(), _kept_numpy()
+    states = [(generator, generator.get_state()) for generator in (torch.default_generator, *generators)]
+
+    def put_back() -> None:
         random.setstate(python)
         put_numpy_back()
         for generator, state in states:
             generator.set_state(state)
+
+    return put_back
 
 
 _WORDS = 624 * 4

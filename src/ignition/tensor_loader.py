@@ -10,6 +10,7 @@ from torch import Tensor
 from ignition.device import as_device
 from ignition.errors import ArgumentError
 from ignition.rng import key_of
+from ignition.shards import WHOLE, Borrowed, Fill, Shard, deal
 
 __all__ = ["KeyedTensors", "TensorLoader"]
 
@@ -83,23 +84,40 @@ class TensorLoader:
         return self.batches(torch.default_generator)
 
     def batches(
-        self, generator: torch.Generator, start: int = 0, rank: int = 0, size: int = 1
+        self, generator: torch.Generator, start: int = 0, shard: Shard = WHOLE, fill: Fill = "none"
     ) -> Iterator[tuple[Tensor, ...]]:
-        """The batches ``rank``, ``rank + size``, ... of one epoch, but for the first `start` of them.
+        """The batches of one epoch from number `start` on, or those of them that fall to one process.
 
         Args:
             generator: What the order is drawn from, if the loader shuffles: a generator of the CPU.
-            start: How many batches to pass over; nothing is indexed for them.
-            rank: Which of `size` shards.
-            size: The number of shards.
+            start: How many batches, of all processes together, to pass over; nothing is indexed for them.
+            shard: Which process of how many.
+            fill: What becomes of a last round with fewer batches than processes.
         """
         count = len(self) * self.batch_size if self.drop_last else self.samples
-        # All indices of the epoch are cut into batches at once: a split costs less than as many slices.
+        order = None
         if self.shuffle:
             order = torch.randperm(self.samples, generator=generator)[:count].to(self.tensors[0].device)
+        if shard.size > 1:
+            return self._dealt(order, count, start, shard, fill)
+        if order is not None:
+            # All indices of the epoch are cut into batches at once: a split costs less than as many slices.
             parts = torch.split(order, self.batch_size) if count else ()
-            return self._indexed(parts[start * size + rank :: size])
-        return self._sliced(range((start * size + rank) * self.batch_size, count, size * self.batch_size))
+            return self._indexed(parts[start:])
+        return self._sliced(range(start * self.batch_size, count, self.batch_size))
+
+    def _dealt(
+        self, order: Tensor | None, count: int, start: int, shard: Shard, fill: Fill
+    ) -> Iterator[tuple[Tensor, ...]]:
+        firsts = range(start * self.batch_size, count, self.batch_size)
+        batches = (range(first, min(first + self.batch_size, count)) for first in firsts)
+        for _, places, borrowed in deal(batches, start, shard, fill, self.drop_last, _joined):
+            where = slice(places.start, places.stop)
+            if order is None:
+                batch = tuple([tensor[where] for tensor in self.tensors])
+            else:
+                batch = tuple([tensor.index_select(0, order[where]) for tensor in self.tensors])
+            yield Borrowed.of(batch) if borrowed else batch
 
     def _indexed(self, parts: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
         tensors = self.tensors
@@ -110,6 +128,11 @@ class TensorLoader:
         tensors, batch_size = self.tensors, self.batch_size
         for start in starts:
             yield tuple([tensor[start : start + batch_size] for tensor in tensors])
+
+
+def _joined(batches: list[range]) -> range:
+    """The places of neighbouring batches in the order of an epoch."""
+    return range(batches[0].start, batches[-1].stop)
 
 
 class KeyedTensors:
@@ -126,13 +149,15 @@ class KeyedTensors:
         self._seed = seed
         self._purpose = purpose
 
-    def iterate(self, epoch: int, start: int, rank: int, size: int) -> Iterator[tuple[Tensor, ...]]:
-        """The batches `rank`, ``rank + size``, ... of `epoch`, without the first `start` of them."""
+    def iterate(
+        self, epoch: int, start: int = 0, shard: Shard = WHOLE, fill: Fill = "none"
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """The batches of `epoch` from number `start` on that fall to a process; as `ignition.data.iterate`."""
         generator = torch.Generator().manual_seed(key_of(self._seed, self._purpose, "order", epoch))
-        return self._loader.batches(generator, start, rank, size)
+        return self._loader.batches(generator, start, shard, fill)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        return self.iterate(1, 0, 0, 1)
+        return self.iterate(1)
 
     def __len__(self) -> int:
         return len(self._loader)
