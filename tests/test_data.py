@@ -2,6 +2,7 @@ from collections import UserDict
 from dataclasses import dataclass
 from itertools import count, islice
 
+import dealing
 import numpy as np
 import pytest
 import torch
@@ -9,9 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
-from ignition.data import WHOLE, Shard, batch_weight, describe_batch, items_of, iterate, length_of
+from ignition import TensorLoader
+from ignition.data import (
+    Borrowed,
+    Shard,
+    batch_weight,
+    describe_batch,
+    items_of,
+    iterate,
+    length_of,
+    rekeyed,
+    rounds,
+)
 from ignition.errors import BatchError
 from ignition.keyed import KeyedLoader
 
@@ -65,24 +77,130 @@ ANY_ITERABLE = {
     "object": lambda: Reads(10),
     "sequence": Sequence,
     "DataLoader": lambda: DataLoader(range(10), batch_size=None),
-    "stream": lambda: DataLoader(Stream(), batch_size=None),
+    "DataLoader of a class": lambda: Threefold(range(10), batch_size=None),
 }
 
 
+class Threefold(DataLoader):
+    """Gives each batch three times, and afterwards only every third of these."""
+
+    def __iter__(self):
+        return islice((batch for batch in super().__iter__() for _ in range(3)), 0, None, 3)
+
+
+def shares(make, size, fill, epoch=1, start=0):
+    """What each of `size` processes reads, each of a loader of its own."""
+    shards = [iterate(make(), epoch, start, Shard(rank, size), fill) for rank in range(size)]
+    return [[dealing.as_numbers(batch) for batch in shard] for shard in shards]
+
+
 @pytest.mark.parametrize("make", ANY_ITERABLE.values(), ids=ANY_ITERABLE.keys())
-@pytest.mark.parametrize("start", [0, 1, 3, 4, 99])
-@pytest.mark.parametrize("shard", [WHOLE, Shard(0, 3), Shard(2, 3), Shard(1, 2)])
-def test_any_iterable_is_read_from_any_place_in_any_shard(make, start, shard):
-    batches = iterate(make(), start=start, shard=shard)
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 9, 99])
+def test_any_iterable_is_read_from_any_place_by_any_number_of_processes(make, start):
+    batches = iterate(make(), start=start)
     assert iter(batches) is batches
-    assert [int(batch) for batch in batches] == list(range(10))[shard.rank :: shard.size][start:]
+    rest = [[number] for number in range(10)[start:]]
+    assert [dealing.as_numbers(batch) for batch in batches] == rest
+    for size in (2, 3, 4, 11):
+        dealing.check_none(shares(make, size, "none", start=start), rest)
+        dealing.check_borrow(shares(make, size, "borrow", start=start), rest)
+        dealing.check_borrow(shares(make, size, "split", start=start), rest)  # no indices that could be split
 
 
-@given(st.integers(0, 20), st.integers(1, 5))
-def test_the_shards_of_a_loader_interleave_to_the_whole(length, size):
-    shards = [list(iterate(range(length), shard=Shard(rank, size))) for rank in range(size)]
-    assert [shards[place % size][place // size] for place in range(length)] == list(range(length))
-    assert sum(len(shard) for shard in shards) == length
+@given(st.integers(0, 20), st.integers(2, 5), st.integers(0, 25))
+def test_batches_of_a_list_are_dealt_each_once(length, size, start):
+    batches = [[torch.tensor([number, -number])] for number in range(length)]
+    rest = [[number, -number] for number in range(length)][start:]
+    dealing.check_none(shares(lambda: batches, size, "none", start=start), rest)
+    dealing.check_borrow(shares(lambda: iter(batches), size, "borrow", start=start), rest)
+
+
+@given(
+    st.integers(1, 40), st.integers(1, 7), st.integers(1, 4), st.integers(0, 6), st.booleans(), st.booleans(),
+    st.sampled_from(["DataLoader", "TensorLoader"]),
+)  # fmt: skip
+def test_a_round_has_the_samples_of_one_larger_batch(samples, batch_size, size, start, shuffle, drop_last, kind):
+    data = torch.arange(samples)
+
+    def make(batch_size):
+        if kind == "DataLoader":
+            loader = DataLoader(TensorDataset(data), batch_size, shuffle, drop_last=drop_last)
+        else:
+            loader = TensorLoader(data, batch_size=batch_size, shuffle=shuffle, drop_last=drop_last)
+        return rekeyed(loader, 5, "train")
+
+    larger = [dealing.as_numbers(batch) for batch in iterate(make(batch_size * size), 2)]
+    split = shares(lambda: make(batch_size), size, "split", 2, start * size)
+    dealing.check_split(split, larger[start:])
+    if -(-samples // batch_size) % size and not drop_last:  # its last round lacks batches
+        for turn in list(zip(*split, strict=True))[-1:]:
+            dealing.check_even(turn)
+    batches = [dealing.as_numbers(batch) for batch in iterate(make(batch_size), 2)]
+    if size > 1:
+        dealing.check_none(shares(lambda: make(batch_size), size, "none", 2, start), batches[start:])
+        dealing.check_borrow(shares(lambda: make(batch_size), size, "borrow", 2, start), batches[start:])
+
+
+def test_what_is_left_of_an_epoch_goes_to_another_number_of_processes():
+    loader = rekeyed(TensorLoader(torch.arange(40), batch_size=3, shuffle=True), 5, "train")
+    whole = dealing.as_numbers(
+        next(iterate(rekeyed(TensorLoader(torch.arange(40), batch_size=40, shuffle=True), 5, "train")))
+    )
+    begun = [number for rank in range(2) for batch in list(iterate(loader, 1, 0, Shard(rank, 2), "split"))[:2]
+             for number in dealing.as_numbers(batch)]  # fmt: skip
+    after = [
+        number
+        for share in shares(lambda: loader, 3, "split", start=4)
+        for batch in dealing.own(share)
+        for number in batch
+    ]
+    assert sorted(begun) == sorted(whole[:12])
+    assert sorted(after) == sorted(whole[12:])
+
+
+class Stateful(list):
+    """Keeps its place by itself."""
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+@pytest.mark.parametrize("make", [lambda: DataLoader(Stream(), batch_size=None), lambda: Stateful(range(10))])
+@pytest.mark.parametrize("fill", ["none", "borrow", "split"])
+def test_each_process_reads_the_whole_of_a_stream_of_its_own(make, fill):
+    for start in (0, 3):
+        assert shares(make, 3, fill, start=start) == [[[number] for number in range(10)[start:]]] * 3
+    assert rounds(make(), size=3, fill=fill) is None
+
+
+def test_a_shuffled_loader_without_a_seed_has_one_order_in_all_processes():
+    loaders = {
+        "DataLoader": lambda: DataLoader(TensorDataset(torch.arange(20)), 3, shuffle=True),
+        "TensorLoader": lambda: TensorLoader(torch.arange(20), batch_size=3, shuffle=True),
+    }
+    for make in loaders.values():
+        read = [number for share in shares(make, 3, "none") for batch in share for number in batch]
+        assert sorted(read) == list(range(20))
+        assert read != sorted(read)
+
+
+def test_a_dict_is_one_argument_of_a_borrowed_batch():
+    batches = [{"x": torch.ones(2)}, {"x": torch.zeros(2)}, {"x": torch.ones(1)}]
+    (own, borrowed) = iterate(batches, shard=Shard(1, 2), fill="borrow")
+    assert own is batches[1]
+    assert type(borrowed) is Borrowed
+    assert borrowed[0] is batches[2]
+
+
+def test_a_loader_of_any_kind_that_says_that_it_drops_has_its_last_round_dropped():
+    class Dropping(Reads):
+        drop_last = True
+
+    assert shares(lambda: Dropping(10), 4, "split") == [[[rank], [rank + 4]] for rank in range(4)]
+    dealing.check_borrow(shares(lambda: Dropping(10), 4, "borrow"), [[number] for number in range(10)])
 
 
 def test_from_its_start_a_loader_is_iterated_as_it_is():
@@ -99,7 +217,7 @@ def test_nothing_is_read_before_it_is_asked_for():
 
 
 def test_an_endless_loader_is_read_as_far_as_it_is_asked_for():
-    assert list(islice(iterate(count(), start=2, shard=Shard(1, 3)), 3)) == [7, 10, 13]
+    assert list(islice(iterate(count(), start=2, shard=Shard(1, 3)), 3)) == [3, 6, 9]
 
 
 def test_the_order_of_a_plain_loader_comes_from_the_global_generator():
@@ -115,7 +233,43 @@ def test_a_keyed_loader_is_asked_for_the_epoch_and_the_place():
     epochs = [[batch.tolist() for batch in iterate(loader, epoch)] for epoch in (1, 2)]
     assert epochs[0] != epochs[1]
     assert [batch.tolist() for batch in iterate(loader, 2, 3)] == epochs[1][3:]
-    assert [batch.tolist() for batch in iterate(loader, 2, 1, Shard(1, 2))] == epochs[1][1::2][1:]
+    assert [batch.tolist() for batch in iterate(loader, 2, 2, Shard(1, 2))] == epochs[1][3::2]
+
+
+# rounds
+
+
+LOADERS = {
+    "list": lambda: list(range(10)),
+    "tuple": lambda: (1, 2, 3),
+    "empty": list,
+    "tensors": lambda: TensorLoader(torch.arange(21), batch_size=4),
+    "tensors, last dropped": lambda: TensorLoader(torch.arange(21), batch_size=4, drop_last=True),
+    "DataLoader": lambda: DataLoader(range(21), 4),
+    "DataLoader, last dropped": lambda: DataLoader(range(21), 4, drop_last=True),
+    "batches of batches": lambda: DataLoader(range(21), batch_sampler=BatchSampler(range(21), 4, drop_last=True)),
+    "samples": lambda: DataLoader(range(9), batch_size=None),
+    "distributed": lambda: DataLoader(range(21), 4, sampler=DistributedSampler(range(21), 3, 1)),
+    "distributed samples": lambda: DataLoader(range(7), batch_size=None, sampler=DistributedSampler(range(7), 3, 1)),
+}
+
+
+@pytest.mark.parametrize("make", LOADERS.values(), ids=LOADERS.keys())
+@pytest.mark.parametrize("fill", ["none", "borrow", "split"])
+@pytest.mark.parametrize("start", [0, 1, 4, 99])
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_the_number_of_rounds_is_that_of_the_batches_of_the_first_process(make, size, start, fill):
+    loader = make()
+    assert rounds(loader, start, size, fill) == len(shares(lambda: loader, size, fill, start=start)[0])
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [iter([1]), Reads(3), DataLoader(Stream()), Threefold(range(3)), DataLoader(range(4), batch_sampler=[[1], [2, 3]])],
+)
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_number_of_rounds_is_unknown_where_a_length_may_be_wrong(loader, size):
+    assert rounds(loader, 0, size) is None
 
 
 # length_of

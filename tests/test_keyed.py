@@ -1,7 +1,9 @@
 import gc
 import multiprocessing
 import random
+from itertools import chain
 
+import dealing
 import numpy as np
 import pytest
 import torch
@@ -22,8 +24,10 @@ from torch.utils.data import (
     get_worker_info,
 )
 
-from ignition.keyed import KeyedLoader, can_be_keyed
+from ignition.errors import ArgumentError
+from ignition.keyed import KeyedLoader, can_be_keyed, unsharded
 from ignition.rng import capture, seed_everything
+from ignition.shards import Shard
 
 
 def noise():
@@ -66,8 +70,8 @@ def plain(batch):
     return [plain(item) for item in batch] if isinstance(batch, (tuple, list)) else batch
 
 
-def read(loader, epoch=1, start=0, index=0, count=1):
-    return [plain(batch) for batch in loader.iterate(epoch, start, index, count)]
+def read(loader, epoch=1, start=0, rank=0, size=1, fill="none"):
+    return [plain(batch) for batch in loader.iterate(epoch, start, Shard(rank, size), fill)]
 
 
 def keyed(dataset=None, seed=3, purpose="train", **settings):
@@ -123,7 +127,7 @@ def test_a_batch_does_not_depend_on_what_the_process_draws():
     expected = read(keyed())
     seed_everything(99)
     batches = []
-    for batch in keyed().iterate(1, 0, 0, 1):
+    for batch in keyed().iterate(1, 0):
         batches.append(plain(batch))
         noise()
     assert batches == expected
@@ -139,7 +143,7 @@ def test_an_epoch_can_be_read_again():
 def test_two_readings_at_once_do_not_disturb_each_other():
     loader = keyed()
     expected = list(zip(read(loader, 1), read(loader, 2), strict=True))
-    together = zip(loader.iterate(1, 0, 0, 1), loader.iterate(2, 0, 0, 1), strict=True)
+    together = zip(loader.iterate(1, 0), loader.iterate(2, 0), strict=True)
     assert [(plain(a), plain(b)) for a, b in together] == expected
 
 
@@ -267,7 +271,7 @@ def test_the_generators_of_the_process_are_left_alone(name):
     np.random.standard_normal()
     loader = KeyedLoader(with_sampler(name), seed=3)
     before = states()
-    for _ in loader.iterate(1, 1, 0, 1):
+    for _ in loader.iterate(1, 1):
         assert states() == before
     assert states() == before
 
@@ -275,7 +279,7 @@ def test_the_generators_of_the_process_are_left_alone(name):
 def test_workers_leave_the_generators_of_the_process_alone():
     loader = KeyedLoader(DataLoader(Noisy(), sampler=Drawing(), batch_size=4, num_workers=1, timeout=60), seed=3)
     before = states()
-    for _ in loader.iterate(1, 0, 0, 1):
+    for _ in loader.iterate(1, 0):
         assert states() == before
     assert states() == before
 
@@ -351,21 +355,211 @@ def test_a_distributed_sampler_is_told_the_epoch_and_left_alone():
 # Shards
 
 
+class Lengthless:
+    """A sampler without a length, not even of torch's class."""
+
+    def __iter__(self):
+        return iter(torch.randperm(13).tolist())
+
+
+def shares(loader, size, fill, epoch=2, start=0):
+    return [
+        [dealing.as_numbers(batch) for batch in loader.iterate(epoch, start, Shard(rank, size), fill)]
+        for rank in range(size)
+    ]
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_the_shards_interleave_to_the_whole(name, count):
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("start", [0, 1, 3])
+def test_the_batches_of_any_sampler_are_dealt_each_once(name, size, start):
     loader = KeyedLoader(with_sampler(name), seed=3)
-    whole = read(loader, epoch=2)
-    for index in range(count):
-        assert read(loader, 2, 0, index, count) == whole[index::count]
-        assert read(loader, 2, 1, index, count) == whole[index::count][1:]
+    whole = [dealing.as_numbers(batch) for batch in loader.iterate(2)]
+    if name == "distributed":  # as for one process
+        whole = [
+            dealing.as_numbers(batch) for batch in keyed(sampler=unsharded(loader.sampler), shuffle=False).iterate(2)
+        ]
+    dealing.check_none(shares(loader, size, "none", start=start), whole[start:])
+    dealing.check_borrow(shares(loader, size, "borrow", start=start), whole[start:])
+    rest = len(whole[start:]) % size
+    dropped = loader.drop_last or getattr(loader.batch_sampler, "drop_last", False)
+    split = shares(loader, size, "split", start=start)
+    if "without batches" in name:
+        dealing.check_borrow(split, whole[start:])
+        return
+    kept = whole[start : len(whole) - rest] if dropped else whole[start:]
+    dealing.check_split(split, [[*chain(*kept[first : first + size])] for first in range(0, len(kept), size)])
+    if rest and not dropped:
+        dealing.check_even([share[-1] for share in split])
 
 
-def test_a_shard_loads_its_own_batches_alone():
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("sampler", [None, Drawing, Lengthless, lambda: [3, 1, 4, 1, 5, 9, 2, 6]])
+def test_a_round_has_the_samples_of_one_larger_batch(size, drop_last, sampler):
+    def make(batch_size):
+        order = {"shuffle": True} if sampler is None else {"sampler": sampler(), "shuffle": False}
+        return keyed(batch_size=batch_size, drop_last=drop_last, **order)
+
+    larger = [dealing.as_numbers(batch) for batch in make(2 * size).iterate(2)]
+    dealing.check_split(shares(make(2), size, "split"), larger)
+    dealing.check_split(shares(make(2), size, "split", start=size), larger[1:])
+
+
+def test_a_process_loads_its_own_batches_alone():
     dataset = Noisy()
     assert dataset.loaded == []
-    shard = read(keyed(dataset), 1, 1, 1, 2)
+    shard = read(keyed(dataset), 1, 2, 1, 2)
+    assert len(shard) == 1
     assert dataset.loaded == numbers(shard)
+
+
+def test_a_batch_has_the_randomness_of_its_place_whoever_reads_it():
+    whole = read(keyed(collate_fn=noisy_collate))
+    for size in (2, 3):
+        for rank in range(size):
+            assert read(keyed(collate_fn=noisy_collate), 1, 0, rank, size) == whole[rank::size]
+    borrowed = read(keyed(collate_fn=noisy_collate), 1, 0, 2, 3, "borrow")[-1]
+    assert borrowed == whole[3]
+
+
+def test_the_parts_of_a_split_round_have_each_a_randomness_of_its_own():
+    last = [read(keyed(collate_fn=noisy_collate), 1, 0, rank, 3, "split")[-1] for rank in range(3)]
+    assert len({str(part[-1]) for part in last}) == 3
+    again = [read(keyed(collate_fn=noisy_collate), 1, 3, rank, 3, "split")[-1] for rank in range(3)]
+    assert again == last
+
+
+BORROWING = [("none", 5), ("borrow", 3), ("split", 3)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [*WITH_WORKERS, {"num_workers": 2, "in_order": False}])
+@pytest.mark.parametrize(("fill", "size"), BORROWING)
+def test_with_workers_each_process_reads_the_same(settings, fill, size):
+    dataset = Noisy(4 * 3 + 1)
+    expected = shares(keyed(dataset), size, fill)
+    assert any(map(dealing.lent, expected)) or fill == "split"
+    assert shares(keyed(dataset, timeout=60, **settings), size, fill) == expected
+
+
+@pytest.mark.parametrize(("fill", "size"), BORROWING)
+def test_the_copy_knows_how_many_batches_it_reads(fill, size):
+    loader = keyed()
+    for rank in range(size):
+        for start in (0, 1, 5):
+            batches = list(loader.iterate(1, start, Shard(rank, size), fill))
+            assert len(loader.batch_sampler) == len(batches)
+
+
+def test_batches_that_are_no_lists_of_indices_are_borrowed_and_not_split():
+    batches = [(0, 1), (2, 3), (4, 5, 6)]
+    loader = KeyedLoader(DataLoader(Noisy(), batch_sampler=batches), seed=3)
+    dealing.check_borrow(shares(loader, 2, "split"), [list(batch) for batch in batches])
+
+
+@pytest.mark.parametrize("fill", ["none", "borrow", "split"])
+def test_an_empty_loader_gives_no_process_anything(fill):
+    assert shares(keyed(shuffle=False, sampler=[]), 3, fill) == [[], [], []]
+    assert shares(keyed(Noisy(3), drop_last=True), 2, fill) == [[], []]
+
+
+# Samplers that shard by themselves
+
+
+class Pairs(Sampler):
+    """A batch sampler of the user's around a sampler."""
+
+    def __init__(self, sampler):
+        self.sampler = sampler
+
+    def __iter__(self):
+        order = list(self.sampler)
+        return iter([order[first : first + 2] for first in range(0, len(order), 2)])
+
+
+class Backwards(DistributedSampler):
+    """A user's own kind."""
+
+    def __iter__(self):
+        return iter(list(super().__iter__())[::-1])
+
+
+DISTRIBUTED = {
+    "plain": lambda sampler: DataLoader(Noisy(), 2, sampler=sampler),
+    "samples": lambda sampler: DataLoader(NoisyTensors(), None, sampler=sampler),
+    "batches": lambda sampler: DataLoader(Noisy(), batch_sampler=BatchSampler(sampler, 2, drop_last=False)),
+    "own batches": lambda sampler: DataLoader(Noisy(), batch_sampler=Pairs(sampler)),
+    "batches of samples": lambda sampler: DataLoader(NoisyTensors(), None, sampler=BatchSampler(sampler, 2, False)),
+}
+
+
+@pytest.mark.parametrize("make", DISTRIBUTED.values(), ids=DISTRIBUTED.keys())
+@pytest.mark.parametrize("kind", [DistributedSampler, Backwards])
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_a_distributed_sampler_is_not_sharded_twice(make, kind, shuffle, drop_last):
+    alone = kind(range(13), num_replicas=1, rank=0, shuffle=shuffle, seed=8)
+    alone.set_epoch(4)
+    order = list(alone)
+    for size in (2, 3):
+        parts = []
+        for rank in range(size):
+            sampler = kind(range(13), size, rank, shuffle=shuffle, seed=8, drop_last=drop_last)
+            loader = KeyedLoader(make(sampler), seed=3)
+            parts.append([dealing.as_numbers(batch) for batch in loader.iterate(5, 0, Shard(rank, size), "borrow")])
+            assert (sampler.num_replicas, sampler.rank, sampler.epoch, len(sampler)) == (size, rank, 0, len(sampler))
+            assert len(list(sampler)) == len(sampler) < 13
+        each = 1 if make is DISTRIBUTED["samples"] else 2
+        dealing.check_borrow(parts, [order[first : first + each] for first in range(0, 13, each)])
+
+
+def test_a_distributed_sampler_under_an_iteration_of_the_users_own_is_not_sharded_twice():
+    parts = []
+    for rank in range(2):
+        loader = Doubling(Noisy(), 2, sampler=DistributedSampler(range(13), 2, rank, shuffle=False))
+        parts.append([batch.tolist() for batch in KeyedLoader(loader, seed=3).iterate(1, 0, Shard(rank, 2))])
+    assert parts[0] == parts[1] == [list(range(13))[first : first + 2] for first in range(0, 13, 2)]
+
+
+def test_in_one_process_a_distributed_sampler_keeps_its_part():
+    sampler = DistributedSampler(range(13), 2, 1, shuffle=False)
+    loader = KeyedLoader(DataLoader(Noisy(), 2, sampler=sampler), seed=3)
+    list(loader.iterate(1, 0, Shard(0, 2)))
+    assert numbers(read(loader)) == list(sampler)
+
+
+def test_a_sampler_without_a_sharding_of_its_own_stays_itself():
+    for name in SAMPLERS:
+        loader = with_sampler(name)
+        sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+        assert (unsharded(sampler) is sampler) == (name != "distributed")
+
+
+class Sharding(Sampler):
+    """Picks the part of one process, in a way of its own."""
+
+    def __init__(self, num_replicas, rank):
+        self.num_replicas, self.rank = num_replicas, rank
+
+    def __iter__(self):
+        return iter(range(self.rank, 13, self.num_replicas))
+
+
+@pytest.mark.parametrize("make", DISTRIBUTED.values(), ids=DISTRIBUTED.keys())
+def test_a_sampler_that_shards_in_a_way_of_its_own_is_an_error_for_several_processes(make):
+    loader = KeyedLoader(make(Sharding(2, 1)), seed=3)
+    assert sum(len(dealing.as_numbers(batch)) for batch in loader.iterate(1)) == 6
+    with pytest.raises(ArgumentError) as caught:
+        loader.iterate(1, 0, Shard(1, 2))
+    assert str(caught.value) == (
+        "the loader's Sharding has num_replicas=2: it picks the part of one process by itself, of which each process "
+        "would read a part again\n"
+        "  expected: a sampler for all samples, of which each process is given its part, or a DistributedSampler\n"
+        "  to do: make it with num_replicas=1 and rank=0, or leave it out"
+    )
+    whole = KeyedLoader(make(Sharding(1, 0)), seed=3)
+    assert sorted(number for share in shares(whole, 2, "none") for batch in share for number in batch) == [*range(13)]
 
 
 # What stays as the user made it
@@ -392,17 +586,25 @@ def test_an_iteration_of_the_users_own_is_kept():
 
 
 @pytest.mark.parametrize("start", [0, 1, 2, 5])
-@pytest.mark.parametrize(("index", "count"), [(0, 1), (1, 2), (2, 3)])
-def test_an_iteration_of_the_users_own_has_its_place_too(start, index, count):
+def test_an_iteration_of_the_users_own_has_its_place_too(start):
     loader = KeyedLoader(Doubling(Noisy(), batch_size=4, shuffle=True), seed=3)
-    assert read(loader, 2, start, index, count) == read(loader, 2)[index::count][start:]
+    whole = read(loader, 2)
+    assert read(loader, 2, start) == whole[start:]
+    for size in (2, 3):
+        dealing.check_none(shares(loader, size, "none", start=start), whole[start:])
+        dealing.check_borrow(shares(loader, size, "borrow", start=start), whole[start:])
+        dealing.check_borrow(shares(loader, size, "split", start=start), whole[start:])
+    dropping = KeyedLoader(Doubling(Noisy(), batch_size=2, shuffle=True, drop_last=True), seed=3)
+    twice = read(dropping, 2)
+    assert len(twice) == 12
+    assert shares(dropping, 5, "split") == [twice[rank:10:5] for rank in range(5)]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_length_is_that_of_the_users_loader(name):
     loader = with_sampler(name)
     ours = KeyedLoader(loader, seed=3)
-    ours.iterate(1, 2, 1, 2)
+    ours.iterate(1, 2, Shard(1, 2))
     assert len(ours) == len(loader)
 
 
@@ -430,7 +632,7 @@ def test_the_users_loader_can_be_read_in_between():
     random.seed(1)
     np.random.seed(1)
     expected = [plain(batch) for batch in loader]
-    ours = KeyedLoader(loader, seed=3).iterate(1, 0, 0, 1)
+    ours = KeyedLoader(loader, seed=3).iterate(1, 0)
     next(ours)
     torch.manual_seed(1)
     random.seed(1)
@@ -540,7 +742,7 @@ def test_persistent_workers_persist_and_end_with_their_loader():
     loader = keyed(num_workers=1, persistent_workers=True, timeout=60)
     read(loader)
     (worker,) = multiprocessing.active_children()
-    partly = loader.iterate(2, 0, 0, 1)
+    partly = loader.iterate(2, 0)
     next(partly)
     assert read(loader, epoch=3) == read(keyed(), epoch=3)
     assert multiprocessing.active_children() == [worker]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ignition import rng
 from ignition.errors import ArgumentError
-from ignition.rng import capture, check_seed, key_of, keyed, restore, seed_everything, seed_fetching
+from ignition.rng import capture, check_seed, key_of, keyed, keyed_blocks, restore, seed_everything, seed_fetching
 
 
 def draws():
@@ -207,14 +207,43 @@ def test_keyed_blocks_may_lie_inside_each_other():
         assert [first, draws()] == expected
 
 
-def test_keyed_leads_and_puts_back_other_generators_too():
+def test_blocks_lead_and_put_back_other_generators_too():
     generators = [torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)]
     before = [generator.get_state() for generator in generators]
-    with keyed(5, generators):
-        first = [torch.rand(3, generator=generator).tolist() for generator in generators]
-    assert all(torch.equal(g.get_state(), state) for g, state in zip(generators, before, strict=True))
-    with keyed(5, generators):
-        assert [torch.rand(3, generator=generator).tolist() for generator in generators] == first
+
+    def read(block):
+        with block():
+            drawn = [torch.rand(3, generator=generator).tolist() for generator in generators]
+        assert all(torch.equal(g.get_state(), state) for g, state in zip(generators, before, strict=True))
+        return drawn
+
+    block = keyed_blocks(5, generators)
+    parts = [read(block), read(block)]
+    expected = torch.rand(6, generator=torch.Generator().manual_seed(5)).tolist()
+    assert [first + second for first, second in zip(*parts, strict=True)] == [expected] * 2
+    assert read(keyed_blocks(5, generators)) == parts[0]
+
+
+def test_a_block_goes_on_where_the_one_before_it_ended_and_puts_everything_back():
+    with keyed(5):
+        expected = [draws() for _ in range(3)]
+    before = states()
+    block, other = keyed_blocks(5), keyed_blocks(6)
+    drawn = []
+    for _ in range(3):
+        with block():
+            drawn.append(draws())
+        with other():
+            draws()
+        assert states() == before
+    assert drawn == expected
+
+
+def test_a_block_that_raises_puts_everything_back_too():
+    before = states()
+    with pytest.raises(KeyError), keyed_blocks(5)():
+        raise KeyError
+    assert states() == before
 
 
 def test_seeding_for_a_data_set_draws_what_keyed_draws():

@@ -2,12 +2,13 @@
 
 from itertools import chain
 
+import dealing
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from ignition import TensorLoader, Trainer, evaluate, predict, predict_on_batch
-from ignition.data import Shard, iterate, rekeyed
+from ignition.data import Borrowed, Shard, iterate, rekeyed
 from ignition.errors import ArgumentError, BatchError
 
 x = torch.arange(21.0).reshape(21, 1)
@@ -69,7 +70,39 @@ def test_under_a_seed_any_shard_from_any_start_is_a_part_of_the_whole_epoch(shuf
     for rank in range(size):
         for start in range(4):
             part = iterate(rekeyed(loader, 7, "train"), epoch=2, start=start, shard=Shard(rank, size))
-            assert values(part) == whole[rank::size][start:]
+            assert values(part) == whole[start + rank :: size]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_for_every_number_of_samples_a_round_has_those_of_one_larger_batch(size, drop_last, shuffle):
+    for samples in range(1, 41):
+        settings = {"shuffle": shuffle, "drop_last": drop_last}
+        larger = rekeyed(TensorLoader(torch.arange(samples), batch_size=3 * size, **settings), 7, "train")
+        loader = rekeyed(TensorLoader(torch.arange(samples), batch_size=3, **settings), 7, "train")
+        shares = [iterate(loader, 2, 0, Shard(rank, size), "split") for rank in range(size)]
+        dealing.check_split([[*map(dealing.as_numbers, share)] for share in shares], values(iterate(larger, 2)))
+
+
+def test_21_samples_that_are_left_are_split_over_the_processes():
+    loader = TensorLoader(x, y, batch_size=32)
+    assert [values(iterate(loader, 1, 0, Shard(rank, 2), "split")) for rank in range(2)] == [
+        [list(range(11))],
+        [list(range(11, 21))],
+    ]
+    few = TensorLoader(y[:2], batch_size=32)
+    ((third,),) = (iterate(few, 1, 0, Shard(2, 3), "split"),)
+    assert type(third) is Borrowed
+    assert third[0].tolist() == [0]
+
+
+def test_a_process_indexes_its_own_batches_alone(monkeypatch):
+    taken = []
+    plain = torch.Tensor.index_select
+    monkeypatch.setattr(torch.Tensor, "index_select", lambda *args: taken.append(1) or plain(*args))
+    loader = TensorLoader(y, batch_size=2, shuffle=True)
+    assert len(list(iterate(loader, 1, 4, Shard(1, 2), "split"))) == len(taken) == 4
 
 
 def test_under_a_seed_epochs_differ_and_torchs_generator_is_left_alone():

@@ -137,7 +137,11 @@ def reseed(generator: Any, key: int) -> None:
 
 @contextmanager
 def keyed(key: int) -> Iterator[None]:
-    """Inside the ``with`` block the CPU generators follow `key`, as `key_of` returns it; afterwards they are as before."""
+    """Inside the ``with`` block the CPU generators follow `key`; afterwards they are where they were.
+
+    Args:
+        key: As `key_of` returns it.
+    """
     put_back = _kept(())
     seed_fetching(key)
     try:
