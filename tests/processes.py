@@ -42,6 +42,7 @@ def run_processes(
     folder: Path,
     environment: Mapping[str, str] | None = None,
     time_limit: float = TIME_LIMIT,
+    patience: float = 5.0,
     check: bool = True,
     while_running: Callable[[Sequence[subprocess.Popen[bytes]]], None] | None = None,
 ) -> list[Finished]:
@@ -55,6 +56,7 @@ def run_processes(
         folder: Where they run, and where their output lies: ``rank-0.out``, ``rank-0.err``.
         environment: More variables.
         time_limit: Seconds after which all are killed, and what they have printed is shown.
+        patience: With `check`, the seconds that the others have when one has failed.
         check: Whether an exit status other than 0 is an error, which shows all that was printed.
         while_running: Called with the processes once they have been started: to kill one of them, for example.
 
@@ -100,7 +102,7 @@ def run_processes(
         # One that failed leaves the others waiting for it: they are not waited for long.
         while any(one.poll() is None for one in running) and time.monotonic() < end:
             if check and any(one.poll() for one in running):
-                end = min(end, time.monotonic() + 5)
+                end = min(end, time.monotonic() + patience)
             time.sleep(0.02)
         late = any(one.poll() is None for one in running)
     finally:

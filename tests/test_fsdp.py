@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,13 @@ def start() -> tuple[int, int, Any]:
     return dist.get_rank(), dist.get_world_size(), dist.init_device_mesh("cpu", (dist.get_world_size(),))
 
 
+def end() -> None:
+    """Ends the group. A thread of gloo's that is still at work when Python ends would abort the process (SIGABRT)."""
+    dist.destroy_process_group()
+    gc.collect()
+    time.sleep(0.1)
+
+
 def mine(batch: tuple[Tensor, Tensor], rank: int, count: int) -> tuple[Tensor, Tensor]:
     return tuple(one.chunk(count)[rank] for one in batch)
 
@@ -173,7 +182,7 @@ def training(folder: str) -> None:
         for key, value in optimizer.state[model.first.weight].items():
             assert torch.equal(whole(value), before[key]), (name, key)
             assert hasattr(value, "full_tensor") == (value.ndim > 0)
-    dist.destroy_process_group()
+    end()
 
 
 def accumulating(folder: str) -> None:
@@ -206,7 +215,7 @@ def accumulating(folder: str) -> None:
             reference.step()
             optimizer.step()
             agree(model, plain)
-    dist.destroy_process_group()
+    end()
 
 
 def two_models(folder: str) -> None:
@@ -273,6 +282,23 @@ def two_models(folder: str) -> None:
             if other.grad is not None:
                 torch.testing.assert_close(whole(one.grad), other.grad, rtol=1e-6, atol=1e-6)
 
+    # A forward pass between backward and step does not keep the parameters of before the step
+    for again in (True, False):
+        model, plain = net(), net()
+        optimizer, reference = (torch.optim.SGD(one.parameters(), lr=0.1) for one in (model, plain))
+        options = Options(reshard_after_forward=again)
+        shard(model, optimizer, options, mesh)
+        hidden = model.blocks[0](torch.ones(2, 7))  # a part before the whole
+        torch.testing.assert_close(hidden, plain.blocks[0](torch.ones(2, 7)))
+        for one, step, given in ((model, optimizer, part), (plain, reference, batch)):
+            loss_of(one, given).backward()
+            with torch.no_grad():
+                one(given[0])
+            step.step()
+        torch.testing.assert_close(model(batch[0]), plain(batch[0]), rtol=1e-6, atol=1e-6)
+        with pytest.raises(ArgumentError, match="is sharded already"):
+            shard(model, optimizer, options, mesh)
+
     # Mixed precision: what is kept is of 32 bits, what is computed of 16
     half = net()
     shard(half, None, Options(precision="bf16"), mesh)
@@ -296,7 +322,7 @@ def two_models(folder: str) -> None:
     assert type(odd) is nn.Sequential
 
     Path(folder, f"{rank}.json").write_text(json.dumps({"state": [*models["G"].state_dict()]}))
-    dist.destroy_process_group()
+    end()
 
 
 # The tests
@@ -319,3 +345,125 @@ def test_two_models_methods_and_what_an_exception_leaves(tmp_path: Path) -> None
     run_processes(two_models, 2, tmp_path, folder=tmp_path)
     states = [json.loads((tmp_path / f"{rank}.json").read_text())["state"] for rank in range(2)]
     assert states == [[*net().state_dict()]] * 2
+
+
+# Without processes: what is found before anything is changed
+
+
+class Wide(nn.Sequential):
+    """A block with large blocks inside."""
+
+
+def test_blocks_are_the_elements_of_lists_and_large_ones_inside_them() -> None:
+    assert groups(net()) == ["blocks.0", "blocks.1", "blocks.2"]
+    assert groups(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))) == ["0", "2"]
+    assert groups(nn.Linear(2, 3)) == []
+    with torch.device("meta"):
+        large = nn.Sequential(Wide(nn.Linear(1000, 1000), nn.Linear(10, 10)), nn.ModuleList([nn.Linear(2, 2)]))
+    assert groups(large) == ["0.0", "1.0", "0"]  # the inner ones first
+
+
+def test_blocks_are_chosen_by_class_or_by_a_function() -> None:
+    assert groups(net(), nn.LayerNorm) == [f"blocks.{index}.norm" for index in range(3)]
+    assert sorted(groups(net(), (Block, nn.LayerNorm))) == sorted([*groups(net(), Block), *groups(net(), nn.LayerNorm)])
+    assert groups(net(), lambda module: isinstance(module, nn.Linear) and module.in_features == 5) == ["first"]
+
+
+def test_what_shares_a_parameter_with_the_outside_is_no_group_of_its_own() -> None:
+    model = nn.ModuleDict({"blocks": nn.ModuleList(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)) for _ in range(2))})
+    assert groups(model) == ["blocks.0", "blocks.1"]
+    model["blocks"][0][0].weight = model["blocks"][0][1].weight  # both inside
+    assert groups(model) == ["blocks.0", "blocks.1"]
+    assert groups(model, nn.Linear) == ["blocks.1.0", "blocks.1.1"]
+    model["blocks"][0][0].bias = model["blocks"][1][0].bias
+    assert groups(model) == []
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (nn.Conv2d, "no module"),
+        (nn.ModuleList, "never called"),
+        (lambda module: False, "no module"),
+        ("Block", "wrap='Block'"),
+        (int, "wrap="),
+        ((), "wrap="),
+        ((Block, "Block"), "wrap="),
+    ],
+)
+def test_a_wrap_that_names_no_modules_is_an_error(wrap: Any, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        groups(net(), wrap)
+
+
+def test_methods_that_compute_are_those_that_the_user_wrote() -> None:
+    assert forward_methods(net()) == {"encode": False, "described": False, "forward": True}
+    assert forward_methods(net(), ("encode",))["encode"]
+    assert forward_methods(nn.TransformerEncoderLayer(4, 2)) == {"forward": True}
+
+
+def test_what_cannot_be_sharded_is_named_before_anything_is_changed() -> None:
+    model = net()
+    check_model({"a": model, "b": net()})
+    with pytest.raises(ArgumentError, match=r"share the parameter first\.weight"):
+        check_model([model, model])
+    model.temperature = nn.Parameter(torch.tensor(1.0))
+    with pytest.raises(ArgumentError, match=r"a\.temperature has no dimension"):
+        check_model({"a": model})
+    with pytest.raises(ArgumentError, match="has no values yet"):
+        check_model(nn.LazyLinear(3))
+    with torch.device("meta"), pytest.raises(ArgumentError, match="has no values yet"):
+        check_model(nn.Linear(2, 3))
+
+
+def test_optimizers_that_need_whole_parameters_are_named() -> None:
+    layer = nn.Linear(3, 2)
+    names = {id(one): name for name, one in layer.named_parameters()}
+    for kind in (torch.optim.LBFGS, torch.optim.Adafactor):
+        with pytest.raises(ArgumentError, match=f"{kind.__name__}_G cannot step"):
+            check_optimizer({"G": kind(layer.parameters())}, names)
+    with pytest.raises(ArgumentError, match="fused=True"):
+        check_optimizer(torch.optim.SGD(layer.parameters(), lr=0.1, fused=True), names)
+    optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    check_optimizer([optimizer, None], names)
+    optimizer.state[layer.weight]["rows"] = torch.zeros(2, 1)
+    with pytest.raises(ArgumentError, match="keeps as 'rows' for weight is a tensor of shape"):
+        check_optimizer(optimizer, names)
+    check_optimizer(optimizer, {})  # where the parameter is not to be sharded, it does not matter
+    optimizer.state[layer.weight]["rows"] = [torch.zeros(2, 3)]
+    with pytest.raises(ArgumentError, match="keeps as 'rows' for weight is a list"):
+        check_optimizer(optimizer, names)
+
+
+@pytest.mark.parametrize("precision", ["int8", torch.int64, torch.float32, 16])
+def test_a_precision_that_there_is_not_is_an_error(precision: Any) -> None:
+    from ignition.fsdp import check
+
+    with pytest.raises(ArgumentError, match="precision="):
+        check(net(), None, Options(precision=precision))
+
+
+# The harness itself
+
+
+def fails_on_one(folder: str) -> None:
+    import os
+
+    print(f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}", flush=True)
+    if os.environ["RANK"] == "1":
+        raise ValueError("on purpose")
+    time.sleep(30)
+
+
+def test_a_process_that_fails_ends_the_others_and_all_is_shown(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"(?s)process 0 of 2.*exit status 1.*on purpose"):
+        run_processes(fails_on_one, 2, tmp_path, folder=tmp_path, patience=0.5)
+
+
+def test_what_takes_too_long_is_ended_and_shown(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import time; print('begun', flush=True); time.sleep(30)")
+    with pytest.raises(AssertionError, match=r"(?s)killed after 1 s.*begun"):
+        run_processes(script, 2, folder=tmp_path, time_limit=1)

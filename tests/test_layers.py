@@ -17,11 +17,11 @@ ROOT = Path(ignition.__file__).parent
 # Each module imports only from those above it. A new one takes its place here.
 ORDER = """
     errors types structure position running files
-    device rng keyed precision window optimize duration transfer
+    device rng keyed precision dtensors fsdp_plan fsdp window optimize duration transfer
     means metrics tensor_loader data signature modes notes optimizers predictions
-    ranking plots figures records markup history notebook progress weights lr_finder
+    ranking plots figures records markup history notebook progress weights sharded_weights lr_finder
     report arguments goal pretrained passes loader_place memory loader_advice
-    codec checkpoint lock signals background
+    codec checkpoint shards lock signals background
     callbacks.base snapshot callbacks.lr_schedule callbacks.schedule callbacks.warmup callbacks.schedules
     callbacks.saving callbacks.stopping callbacks.averaging callbacks.display callbacks.logging callbacks.profiling
     callbacks.tracking callbacks.tensorboard_folder callbacks.mlflow_run callbacks.wandb_file callbacks.wandb_run

@@ -245,6 +245,7 @@ def memory(optimizer: Any) -> dict[str, Tensor]:
 
 def writing(path: str, results: str) -> None:
     import torch.distributed as dist
+    from test_fsdp import end
 
     from ignition.dtensors import is_sharded, part_of
     from ignition.sharded_weights import gather_weights
@@ -277,11 +278,11 @@ def writing(path: str, results: str) -> None:
         plain.load_state_dict(weights[""])
         saved = {f"model.{key}": value.clone() for key, value in weights[""].items()}
         save_file(saved | {f"optimizer.{key}": value for key, value in gathered.items()}, results)
-    dist.destroy_process_group()
+    end()
 
 
 def reading(path: str, results: str, report: str) -> None:
-    import torch.distributed as dist
+    from test_fsdp import end
 
     from ignition.dtensors import is_sharded
     from ignition.fsdp import shard_optimizer_state
@@ -323,7 +324,7 @@ def reading(path: str, results: str, report: str) -> None:
     model(torch.ones(4, 5)).square().mean().backward()
     optimizer.step()
     Path(f"{report}-{rank}").write_text("good")
-    dist.destroy_process_group()
+    end()
 
 
 @pytest.mark.slow

@@ -17,21 +17,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from ignition.device import tensors_in
 from ignition.dtensors import shard_like
 from ignition.errors import ArgumentError
-from ignition.fsdp_plan import check_model, check_optimizer, forward_methods, groups
+from ignition.fsdp_plan import check_model, check_optimizer, forward_methods, groups, policy_of
 from ignition.structure import named
 
 __all__ = ["Sharded", "broadcast_buffers", "check", "shard", "shard_optimizer_state"]
 
 _Leaves: TypeAlias = dict[int, tuple[Tensor, Tensor]]  # with the sharded parameter itself, so that its id stays its own
-
-_TYPES: dict[Any, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Sharded:
@@ -73,11 +71,16 @@ class Sharded:
         for model in named(self.models).values():
             model.set_requires_gradient_sync(on)
 
-    def reset(self) -> None:
-        """Forgets a forward or backward pass that an exception has cut short, and gradients kept from before it."""
+    def reshard(self, *_: Any) -> None:
+        """Lets go of whole parameters that ``reshard_after_forward=False`` has kept; they would not be as stepped."""
         for model in named(self.models).values():
             for part in _sharded_parts(model):
                 part.reshard()
+
+    def reset(self) -> None:
+        """Forgets a forward or backward pass that an exception has cut short, and gradients kept from before it."""
+        self.reshard()
+        for model in named(self.models).values():
             if hasattr(model, "reset_iter_state"):  # not in the first releases of FSDP2
                 model.reset_iter_state()
             for _, leaf in self._leaves.values():
@@ -103,22 +106,23 @@ class Sharded:
         averaged.module._apply(  # type: ignore[no-untyped-call]
             lambda one: torch.empty_like(one, device=device) if one.is_meta else one.to(device)
         )
+        _settle(averaged.module)
         for mine, theirs in zip(averaged.module.parameters(), model.parameters(), strict=True):
             mine.detach().copy_(theirs.detach())
         for buffer, present in zip(averaged.module.buffers(), model.buffers(), strict=True):
             buffer.copy_(present)
-        averaged.train(model.training)
         return averaged
 
     def _shard(self, name: str, model: nn.Module, leaves: _Leaves | None) -> None:
         """Shards a model, or an average of it, by the paths that were found for it."""
-        options, policy = self._options, _policy(self._options.precision)
+        options, policy = self._options, policy_of(self._options.precision)
         for path in (*self._paths[name], ""):
             part = model.get_submodule(path)
             more = () if path else tuple(getattr(options, "methods", ()))
             methods = forward_methods(part, more)
-            again = options.reshard_after_forward if path else None  # torch knows better for the outermost
-            fully_shard(part, mesh=self.mesh, reshard_after_forward=again, mp_policy=policy)
+            # The outermost too, which torch would leave gathered: a step after a forward pass without a backward one
+            # would go unseen by the next.
+            fully_shard(part, mesh=self.mesh, reshard_after_forward=options.reshard_after_forward, mp_policy=policy)
             _Group(part, methods, leaves)
 
 
@@ -133,10 +137,17 @@ def check(models: Any, optimizers: Any, options: Any) -> None:
     Raises:
         ArgumentError: If there is something.
     """
+    for name, model in named(models).items():
+        if any(True for _ in _sharded_parts(model)):
+            raise ArgumentError(
+                f"the model{f' {name!r}' if name else ''} is sharded already",
+                expected="one that is not, or is sharded by this Trainer alone",
+                fix="leave it to strategy=FSDP(...), or to fully_shard alone",
+            )
     check_model(models)
     names = {id(one): _joined(name, path) for name, path, one in _parameters(models)}
     check_optimizer(optimizers, names)
-    _policy(options.precision)
+    policy_of(options.precision)
     for model in named(models).values():
         groups(model, options.wrap)
 
@@ -177,15 +188,19 @@ def shard(
     for name, model in named(models).items():
         _make_contiguous(model)
         sharded._shard(name, model, sharded._leaves)
+        _settle(model)
     for kept in averages:
         for name, averaged in kept.items():
             _make_contiguous(averaged.module)
             sharded._shard(name, averaged.module, None)
+            _settle(averaged.module)
     after = {(name, path): parameter for name, path, parameter in _parameters(models)}
     renewed = {id(old): after[name, path] for name, path, old in before}
     for optimizer in named(optimizers).values():
         if isinstance(optimizer, Optimizer):
             _point_to(optimizer, renewed)
+            if not options.reshard_after_forward:  # the next forward pass would use what the step has not changed
+                optimizer.register_step_pre_hook(sharded.reshard)
     return sharded
 
 
@@ -289,23 +304,13 @@ class _Group:
         setattr(self._part, name, method)
 
 
+def _settle(model: Any) -> None:
+    """Says which is the outermost, so that a part may be called alone before it has been; torch has no public way."""
+    model._get_fsdp_state()._lazy_init()
+
+
 def _sharded_parts(model: nn.Module) -> Iterator[Any]:
     return (part for part in model.modules() if isinstance(part, FSDPModule))
-
-
-def _policy(precision: Any) -> MixedPrecisionPolicy:
-    if isinstance(precision, MixedPrecisionPolicy):
-        return precision
-    kind = _TYPES.get(precision, precision) if isinstance(precision, str) else precision
-    if kind is None or precision == "fp32":
-        return MixedPrecisionPolicy()
-    if not isinstance(kind, torch.dtype) or kind not in _TYPES.values():
-        raise ArgumentError(
-            f"FSDP was given precision={precision!r}",
-            expected='None, "bf16", "fp16", or a torch.distributed.fsdp.MixedPrecisionPolicy',
-            fix='for example FSDP(precision="bf16"): parameters are gathered as bf16, gradients reduced as fp32',
-        )
-    return MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32)
 
 
 def _skeleton(model: nn.Module) -> nn.Module | None:

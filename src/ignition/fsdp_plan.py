@@ -8,18 +8,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from ignition.errors import ArgumentError
 from ignition.structure import named, suffix
 
-__all__ = ["check_model", "check_optimizer", "forward_methods", "groups"]
+__all__ = ["check_model", "check_optimizer", "forward_methods", "groups", "policy_of"]
 
 LARGE = 1_000_000
 """From how many elements on a block inside a block is gathered on its own."""
 
 _LISTS = (nn.ModuleList, nn.Sequential)
+_TYPES: dict[Any, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _NO_FUSED = (torch.optim.SGD, torch.optim.Adagrad)
 
 
@@ -119,7 +121,7 @@ def check_model(models: Any) -> None:
     """Finds what fully_shard cannot shard.
 
     Raises:
-        ArgumentError: If a parameter has no dimension, no values yet, or is not dense.
+        ArgumentError: If a parameter has no dimension, no values yet, or is not dense; if models share one.
     """
     for name, model in named(models).items():
         for path, parameter in model.named_parameters():
@@ -194,3 +196,27 @@ def _can_shard(value: Any, parameter: Tensor) -> bool:
 
 def _described(value: Any) -> str:
     return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def policy_of(precision: Any) -> MixedPrecisionPolicy:
+    """What is gathered and reduced in which type.
+
+    Args:
+        precision: None or "fp32" for the types of the parameters; "bf16" or "fp16" for parameters that are gathered so,
+            whose gradients are reduced in 32 bits; or a policy of torch's.
+
+    Raises:
+        ArgumentError: If it is something else.
+    """
+    if isinstance(precision, MixedPrecisionPolicy):
+        return precision
+    kind = _TYPES.get(precision, precision) if isinstance(precision, str) else precision
+    if kind is None or precision == "fp32":
+        return MixedPrecisionPolicy()
+    if not isinstance(kind, torch.dtype) or kind not in _TYPES.values():
+        raise ArgumentError(
+            f"FSDP was given precision={precision!r}",
+            expected='None, "bf16", "fp16", or a torch.distributed.fsdp.MixedPrecisionPolicy',
+            fix='for example FSDP(precision="bf16"): parameters are gathered as bf16, gradients reduced as fp32',
+        )
+    return MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32)
