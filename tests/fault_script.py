@@ -120,8 +120,8 @@ def build(job: dict[str, Any]) -> tuple[Trainer[Any], Witness]:
         fault.reach("save")
         return plain_write_file(path, parts)
 
-    plain_write_file = checkpoint._write_file
-    checkpoint._write_file = write_file
+    plain_write_file = checkpoint.write_file
+    checkpoint.write_file = write_file
     train_loader = DataLoader(Points(fault), BATCH, shuffle=True, num_workers=job.get("workers", 0))
     trainer = Trainer(
         model, optimizer, train_fn, train_loader, eval_fn, DataLoader(Points(), 32), device="cpu", progress=False,

@@ -27,7 +27,22 @@ from torch import Tensor
 from ignition.errors import CheckpointError
 from ignition.files import flush_folder
 
-__all__ = ["VERSION", "Content", "OtherVersion", "read", "remove", "sweep", "write"]
+__all__ = [
+    "VERSION",
+    "Content",
+    "OtherVersion",
+    "abandon",
+    "begin",
+    "broken",
+    "finish",
+    "folder_of",
+    "read",
+    "remove",
+    "serialised",
+    "sweep",
+    "write",
+    "write_file",
+]
 
 VERSION = 1
 """What changes with the format; in every version state.json has the same checksum of itself."""
@@ -94,25 +109,11 @@ def write(path: Path, content: Content) -> None:
     Raises:
         OSError: If it cannot be written. What was there before stays; nothing else is left.
     """
-    partial = path.parent / f"{_WRITING}{path.name}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _recover(path)
-        shutil.rmtree(partial, ignore_errors=True)  # of a writer that died
-        partial.mkdir()
-        checksums, foreign = {}, {}
-        for name, tensors in content.tensors.items():
-            if tensors or name != "state":
-                file = f"{name}.safetensors"
-                parts, foreign[file] = _serialised(tensors)
-                checksums[file] = _write_file(partial / file, parts)
-        body = {"version": VERSION, "checksums": checksums, "foreign": foreign, "state": content.state}
-        text = json.dumps({"checksum": _checksum(_canonical(body)), **body}, indent=1, allow_nan=False)
-        _write_file(partial / _STATE, [text.encode()])
-        flush_folder(partial)
-        _name(partial, path)
+        begin(path)
+        finish(path, content)
     except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        abandon(path)
         if isinstance(error, OSError):
             error.filename = error.filename or os.fspath(path)
             error.add_note(
@@ -122,27 +123,73 @@ def write(path: Path, content: Content) -> None:
         raise
 
 
+def begin(path: Path) -> Path:
+    """Makes the folder in which a checkpoint is written, beside where it will be; several may write into it.
+
+    Args:
+        path: The folder of the checkpoint to be.
+
+    Returns:
+        The folder for its files. `finish` gives it its name; `abandon` removes it.
+    """
+    partial = _partial(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _recover(path)
+    shutil.rmtree(partial, ignore_errors=True)  # of a writer that died
+    partial.mkdir()
+    return partial
+
+
+def finish(path: Path, content: Content) -> None:
+    """Writes the content into the folder that `begin` made, flushes the folder, and gives it its name."""
+    partial = _partial(path)
+    checksums, foreign = {}, {}
+    for name, tensors in content.tensors.items():
+        if tensors or name != "state":
+            file = f"{name}.safetensors"
+            parts, foreign[file] = serialised(tensors)
+            checksums[file] = write_file(partial / file, parts)
+    body = {"version": VERSION, "checksums": checksums, "foreign": foreign, "state": content.state}
+    text = json.dumps({"checksum": _checksum(_canonical(body)), **body}, indent=1, allow_nan=False)
+    write_file(partial / _STATE, [text.encode()])
+    flush_folder(partial)
+    _name(partial, path)
+
+
+def abandon(path: Path) -> None:
+    """Removes what `begin` made, and all that was written into it."""
+    shutil.rmtree(_partial(path), ignore_errors=True)
+
+
+def folder_of(path: Path) -> Path:
+    """Where the checkpoint of this name lies: aside, if a writer died as it was about to name the new one."""
+    aside = path.parent / f"{_REPLACED}{path.name}"
+    return aside if not path.exists() and aside.exists() else path
+
+
+def _partial(path: Path) -> Path:
+    return path.parent / f"{_WRITING}{path.name}"
+
+
 def read(path: Path) -> Content:
     """Reads a checkpoint, and checks every byte of it.
 
     Raises:
         CheckpointError: If a file is missing, cut off or changed, or the format is another version's.
     """
+    path = folder_of(path)
     if not path.exists():
-        aside = path.parent / f"{_REPLACED}{path.name}"
-        if not aside.exists():
-            raise CheckpointError(
-                f"there is no checkpoint {path}",
-                "a folder that save or Checkpoint wrote",
-                "look for a slip in the path",
-            )
-        path = aside  # a writer died as it was about to name the new one
+        raise CheckpointError(
+            f"there is no checkpoint {path}",
+            "a folder that save or Checkpoint wrote",
+            "look for a slip in the path",
+        )
     body = _read_state(path)
     tensors = {}
     for file, checksum in body["checksums"].items():
         name = file.removesuffix(".safetensors")
         if file != f"{name}.safetensors" or name not in _FILES:
-            raise _broken(path, f"{_STATE} names {file[:80]!r}, which is no file of a checkpoint")
+            raise broken(path, f"{_STATE} names {file[:80]!r}, which is no file of a checkpoint")
         tensors[name] = _read_tensors(path / file, checksum, body["foreign"].get(file, {}))
     return Content(body["state"], tensors)
 
@@ -191,18 +238,18 @@ def _read_state(path: Path) -> dict[str, Any]:
     try:
         body = json.loads((path / _STATE).read_bytes())
     except OSError as error:
-        raise _broken(path, f"{_STATE} cannot be read ({error.strerror})") from error
+        raise broken(path, f"{_STATE} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise _broken(path, f"{_STATE} is no JSON ({error})") from error
+        raise broken(path, f"{_STATE} is no JSON ({error})") from error
     if not isinstance(body, dict):
-        raise _broken(path, f"{_STATE} is not that of a checkpoint")
+        raise broken(path, f"{_STATE} is not that of a checkpoint")
     checksum = body.pop("checksum", None)
     try:
         found = _checksum(_canonical(body))
     except (ValueError, RecursionError) as error:  # NaN, or nested without end
-        raise _broken(path, f"{_STATE} is not that of a checkpoint ({error})") from error
+        raise broken(path, f"{_STATE} is not that of a checkpoint ({error})") from error
     if checksum != found:
-        raise _broken(path, f"{_STATE} has been changed since it was written")
+        raise broken(path, f"{_STATE} has been changed since it was written")
     if body.get("version") != VERSION:
         raise OtherVersion(
             f"the checkpoint {path} has the format version {str(body.get('version'))[:80]}",
@@ -210,7 +257,7 @@ def _read_state(path: Path) -> dict[str, Any]:
             fix="read it with the release of Ignition that wrote it",
         )
     if not all(isinstance(body.get(part), dict) for part in ("checksums", "foreign", "state")):
-        raise _broken(path, f"{_STATE} is not that of a checkpoint")
+        raise broken(path, f"{_STATE} is not that of a checkpoint")
     return body
 
 
@@ -221,19 +268,20 @@ def _read_tensors(path: Path, checksum: Any, foreign: Any) -> dict[str, Tensor]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise _broken(path.parent, f"{path.name} cannot be read ({error.strerror})") from error
+        raise broken(path.parent, f"{path.name} cannot be read ({error.strerror})") from error
     if _checksum(data) != checksum:
-        raise _broken(path.parent, f"{path.name} is not as it was written: it was cut off, changed or exchanged")
+        raise broken(path.parent, f"{path.name} is not as it was written: it was cut off, changed or exchanged")
     try:
         tensors = load(data)
         for name, (dtype, shape) in foreign.items():
             tensors[name] = tensors[name].view(_FOREIGN[dtype]).reshape(shape)
         return dict(sorted(tensors.items()))  # they come in any order
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        raise _broken(path.parent, f"{path.name} is no safetensors file ({error})") from error
+        raise broken(path.parent, f"{path.name} is no safetensors file ({error})") from error
 
 
-def _broken(path: Path, what: str) -> CheckpointError:
+def broken(path: Path, what: str) -> CheckpointError:
+    """The error that says what is wrong with a checkpoint."""
     return CheckpointError(
         f"the checkpoint {path} is broken: {what}",
         expected="the files as Ignition wrote them",
@@ -241,7 +289,7 @@ def _broken(path: Path, what: str) -> CheckpointError:
     )
 
 
-def _serialised(tensors: Mapping[str, Tensor]) -> tuple[list[memoryview], dict[str, Any]]:
+def serialised(tensors: Mapping[str, Tensor]) -> tuple[list[memoryview], dict[str, Any]]:
     """The tensors as the parts of a safetensors file, and the types and shapes of those that it holds as bytes.
 
     Not by safetensors' own ``save``: it would copy everything once more, and have Python wait for that, the training
@@ -265,7 +313,7 @@ def _serialised(tensors: Mapping[str, Tensor]) -> tuple[list[memoryview], dict[s
     return [memoryview(len(text).to_bytes(8, "little") + text), *parts], foreign
 
 
-def _write_file(path: Path, parts: Iterable[bytes | memoryview]) -> str:
+def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> str:
     """Writes and flushes a file; returns its checksum."""
     digest = hashlib.sha256()
     with path.open("wb") as file:  # a file object: torch and safetensors hide why a disk refused
