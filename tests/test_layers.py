@@ -21,8 +21,8 @@ ORDER = """
     duration transfer
     memory means metrics tensor_loader data reading processes signature modes notes optimizers predictions
     ranking plots figures records markup history notebook progress weights sharded_weights lr_finder
-    report arguments goal pretrained passes loader_place loader_advice
-    codec checkpoint tensor_parts sharded_checkpoint checkpoint_folder lock signals background
+    report arguments goal passes loader_place loader_advice
+    codec checkpoint tensor_parts sharded_checkpoint pretrained checkpoint_folder lock signals background
     callbacks.base matching process_state snapshot callbacks.lr_schedule callbacks.schedule callbacks.warmup
     callbacks.schedules callbacks.saving callbacks.stopping callbacks.averaging callbacks.display callbacks.logging
     callbacks.profiling callbacks.tracking callbacks.tensorboard_folder callbacks.mlflow_run callbacks.wandb_file

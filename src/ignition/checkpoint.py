@@ -19,13 +19,16 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ignition.errors import CheckpointError
 from ignition.files import flush_folder
+
+if TYPE_CHECKING:
+    from ignition.dtensors import Part
 
 __all__ = [
     "VERSION",
@@ -91,10 +94,12 @@ class Content:
     Attributes:
         state: Plain values, as `ignition.codec.encode` makes them.
         tensors: For each file without its ending ("model", "optimizer", "state") its tensors, on the CPU.
+        parts: Of sharded tensors what this process has of them, in the same way; None where nothing is sharded.
     """
 
     state: dict[str, Any]
     tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    parts: dict[str, dict[str, Part]] | None = None
 
 
 def write(path: Path, content: Content) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ignition import checkpoint
+from ignition import sharded_checkpoint
 from ignition.checkpoint import Content
 from ignition.errors import CheckpointError
 
@@ -39,7 +39,7 @@ def is_end(path: Path) -> bool:
 
 def read_named(path: Path) -> Content:
     """A checkpoint, if it is the one that its name says."""
-    content = checkpoint.read(path)
+    content = sharded_checkpoint.read(path)
     try:
         fit = content.state["fit"]
         place = fit["number"], content.state["position"]["step"], fit["ended"]

@@ -118,7 +118,7 @@ def close() -> None:
     """Closes the process group, if it was opened here; others that wait for this process are told so by the system."""
     if _state.opened and dist.is_initialized():
         _state.opened = False
-        _state.control = None
+        _state.control = _state.saving = None
         with contextlib.suppress(RuntimeError):  # of a peer that is gone already
             dist.destroy_process_group()
 
@@ -135,6 +135,13 @@ def control_group() -> Any:
     if _state.control is None or _state.control[0] is not dist.group.WORLD:
         _state.control = dist.group.WORLD, dist.new_group(backend="gloo")
     return _state.control[1]
+
+
+def saving_group() -> Any:
+    """A group of its own for what threads do beside the training; made by all processes together, once."""
+    if _state.saving is None or _state.saving[0] is not dist.group.WORLD:
+        _state.saving = dist.group.WORLD, dist.new_group(backend="gloo")
+    return _state.saving[1]
 
 
 def store() -> Any:
@@ -160,11 +167,11 @@ def max_of(values: Sequence[float]) -> list[float]:
     return largest.tolist()
 
 
-def gather_bytes(data: bytes) -> list[bytes]:
+def gather_bytes(data: bytes, group: Any = None) -> list[bytes]:
     """What each process has, by rank, for each of them. Waits for all of them."""
     if world_size() == 1:
         return [data]
-    group, size = control_group(), world_size()
+    group, size = group or control_group(), world_size()
     lengths = torch.zeros(size, 1, dtype=torch.int64)
     dist.all_gather(list(lengths), torch.tensor([len(data)]), group=group)
     room = torch.zeros(size, max(int(lengths.max()), 1), dtype=torch.uint8)
@@ -182,9 +189,9 @@ def gather_to_main(data: bytes) -> list[bytes] | None:
     return _rows(room, lengths) if is_main() else None
 
 
-def gather_texts(text: str) -> list[str]:
+def gather_texts(text: str, group: Any = None) -> list[str]:
     """As `gather_bytes`, of texts."""
-    return [data.decode() for data in gather_bytes(text.encode())]
+    return [data.decode() for data in gather_bytes(text.encode(), group)]
 
 
 def text_of_main(text: str) -> str:
@@ -214,6 +221,7 @@ class _State:
     opened = False
     left = False
     control: tuple[Any, Any] | None = None
+    saving: tuple[Any, Any] | None = None
 
 
 _state = _State()

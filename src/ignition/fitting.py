@@ -14,13 +14,13 @@ from ignition.arguments import check_idle, check_not_empty
 from ignition.callbacks.checkpointing import Checkpoint
 from ignition.callbacks.schedules import bind_schedules
 from ignition.captured import warn_of_captured
-from ignition.checkpoint import read
 from ignition.data import batch_weight, items_of, iterate, sure_length
 from ignition.errors import ArgumentError
 from ignition.events import Events, check_callbacks
 from ignition.goal import Goal, check_goal
 from ignition.parting import together
 from ignition.settings import Settings
+from ignition.sharded_checkpoint import read
 from ignition.snapshot import apply, settings_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,9 @@ from torch.optim import Optimizer
 from ignition import distributed
 from ignition.errors import OptimizerError, warn
 from ignition.strategy import Replicated
+
+if TYPE_CHECKING:
+    from ignition.fsdp import Sharded
 
 __all__ = ["GradientSync", "Total"]
 
@@ -47,10 +50,12 @@ class GradientSync:
     Args:
         models: Those that the functions receive.
         unit: In which weight batches are measured; None until the first update, when the processes agree on it.
+        sharded: The models under FSDP, which sum up their gradients at each batch: each process keeps its rows alone.
     """
 
-    def __init__(self, models: Iterable[Any], unit: float | None = None) -> None:
+    def __init__(self, models: Iterable[Any], unit: float | None = None, sharded: Sharded | None = None) -> None:
         self.unit = unit
+        self._sharded = sharded
         self.stepped_plainly = False
         """Whether a step was taken without `optimize`, and so as the plain average over the processes."""
         self._replicated = [model for model in models if isinstance(model, Replicated)]
@@ -75,15 +80,20 @@ class GradientSync:
             self.unit = distributed.sum_of(first)[0] or 1.0
         return weight / self.unit
 
+    def inputs(self, parameters: list[Tensor]) -> list[Tensor]:
+        """What backward is to give gradients to: what stands for the parameters in the graph."""
+        return parameters if self._sharded is None else self._sharded.leaves(parameters)
+
     def stand_in(self, loss: Tensor, share: Any, parameters: Sequence[Tensor]) -> Tensor:
         """The loss of a batch that counts nothing: without it the others would wait for its gradients."""
-        if math.isfinite(loss.item()):
+        if self._sharded is not None or math.isfinite(loss.item()):
             return torch.mul(loss, share)
         # The mean over nothing, which is NaN, and so would be its gradient.
         return torch.stack([(parameter * 0).sum() for parameter in parameters]).sum()
 
     def reduce(self, parameters: Sequence[Tensor]) -> None:
         """Averages gradients that were gathered without the others, as of a window that its loader cut short."""
+        parameters = [one for one in parameters if not hasattr(one, "device_mesh")]  # the others are summed already
         kinds = {(parameter.dtype, parameter.device) for parameter in parameters}
         for dtype, device in sorted(kinds, key=str):
             alike = [one for one in parameters if one.dtype is dtype and one.device == device]
@@ -135,6 +145,7 @@ class GradientSync:
 
     def _compare(self, optimizer: Optimizer) -> None:
         gradients = [one.grad for one in _moved(optimizer) if one.grad is not None]
+        gradients = [one for one in gradients if not hasattr(one, "device_mesh")]  # of these each process has its rows
         sums = [(one.coalesce().values() if one.is_sparse else one).double().sum() for one in gradients]
         total = torch.stack([one.cpu() for one in sums]).sum().item() if sums else 0.0
         total = total if math.isfinite(total) else 0.0

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ignition import sharded_checkpoint
 from ignition.arguments import check_model
 from ignition.errors import ArgumentError, CheckpointError
 from ignition.structure import named
@@ -91,12 +92,20 @@ def load_weights(model: Any, path: str | os.PathLike[str], strict: bool = True) 
         )
     with torch.no_grad():
         for name in fits:
-            here[name].copy_(saved[name])  # what a state dict holds is the model's own memory
+            target, source = here[name], saved[name]  # what a state dict holds is the model's own memory
+            if hasattr(target, "device_mesh"):  # rows of it
+                from ignition.dtensors import copy_into
+
+                copy_into(target, source)
+            else:
+                target.copy_(source)
     return report
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name; those of several models as ``"name.parameter"``."""
+    if any(path.glob("model-*-of-*.safetensors")):  # of a sharded model
+        return sharded_checkpoint.read(path).tensors["model"]
     if path.is_dir():
         path = path / "model.safetensors"
     if path.suffix not in (".pt", ".safetensors"):

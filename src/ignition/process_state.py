@@ -7,8 +7,8 @@ may go on from it: what is left of the epoch is dealt out among them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,10 @@ from ignition.codec import decode
 from ignition.errors import CheckpointError
 from ignition.means import Means
 
-__all__ = ["gathered", "generators_from", "means_from", "moved_position", "own_part"]
+if TYPE_CHECKING:
+    from ignition.dtensors import Part
+
+__all__ = ["gathered", "generators_from", "means_from", "moved_position", "own_part", "parts_in"]
 
 
 def gathered(own: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[list[Any], dict[str, Tensor]] | None:
@@ -33,6 +36,23 @@ def gathered(own: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[lis
         return None
     parts = [_unpacked(data) for data in every[1:]]
     return [own for own, _ in parts], {name: tensor for _, those in parts for name, tensor in those.items()}
+
+
+def parts_in(
+    files: Mapping[str, dict[str, Tensor]], copy_tensor: Callable[[str, Tensor], Tensor]
+) -> dict[str, dict[str, Part]]:
+    """Takes sharded tensors out of what is to be written; returns copies of what this process has of them."""
+    from ignition.dtensors import part_of
+
+    parts: dict[str, dict[str, Part]] = {}
+    for file, entries in files.items():
+        sharded = {name: part_of(one, copy=False) for name, one in entries.items() if hasattr(one, "device_mesh")}
+        parts[file] = {
+            name: part._replace(rows=copy_tensor(f"{file}/{name}", part.rows)) for name, part in sharded.items()
+        }
+        for name in sharded:
+            del entries[name]
+    return parts
 
 
 def own_part(state: Mapping[str, Any], source: str) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,6 +18,9 @@ from ignition.parting import check_alike
 from ignition.reading import is_stream
 from ignition.strategy import DDP, FSDP, replicated
 from ignition.structure import like, named
+
+if TYPE_CHECKING:
+    from ignition.fsdp import Sharded
 
 __all__ = ["Processes"]
 
@@ -39,12 +42,14 @@ class Processes:
     Attributes:
         many: Whether there are other processes.
         asked: What this process was asked for, and the others do not know yet.
+        sharded: The models under FSDP (`ignition.fsdp.Sharded`), once they are.
     """
 
     def __init__(self, strategy: DDP | FSDP, device: torch.device) -> None:
         self.many = distributed.world_size() > 1
         self.strategy = strategy
         self.asked: dict[str, Any] = {}
+        self.sharded: Sharded | None = None
         self._unit: float | None = None
         self._sync: GradientSync | None = None
         self._device = device
@@ -73,9 +78,18 @@ class Processes:
 
     # One model
 
-    def wrap(self, models: Any) -> Any:
-        """What the train function receives: the models under DDP, made anew where other parameters are trained."""
+    def wrap(self, trainer: Any, models: Any) -> Any:
+        """What the train function receives: the models sharded, or under DDP.
+
+        Args:
+            trainer: Its models and optimizers are sharded in place, and the averages that its callbacks have made.
+            models: The models, compiled if that was asked for. Those under DDP are made anew where other parameters
+                are trained than before.
+        """
         if not self.many:
+            return models
+        if isinstance(self.strategy, FSDP):
+            self._shard(trainer)
             return models
         trained = [id(one) for one in _parameters(models) if one.requires_grad]
         if self._wrapped is None or self._wrapped[0] != trained:
@@ -85,14 +99,34 @@ class Processes:
                 for model in named(models).values():
                     synchronise_batch_norm(model)
             strategy = self.strategy
-            assert isinstance(strategy, DDP)
             self._wrapped = trained, like(models, lambda model: replicated(model, strategy, self._device))
         return self._wrapped[1]
+
+    def _shard(self, trainer: Any) -> None:
+        if self.sharded is not None:
+            return
+        # Where they are wanted: they take long to import.
+        from torch.distributed.device_mesh import init_device_mesh
+
+        from ignition.fsdp import shard
+
+        if self.strategy.sync_batch_norm:
+            for model in named(trainer.model).values():
+                synchronise_batch_norm(model)
+        averages = [one for callback in trainer.callbacks for one in callback.averages()]
+        mesh = init_device_mesh(self._device.type, (distributed.world_size(),))
+        distributed.saving_group()  # all processes make it together
+        self.sharded = shard(trainer.model, trainer.optimizer, self.strategy, mesh, averages)
+
+    def forget_pass(self) -> None:
+        """After an error: a forward or backward pass of a sharded model may have been cut short."""
+        if self.sharded is not None:
+            self.sharded.reset()
 
     def gradient_sync(self, prepared: Any) -> GradientSync | None:
         """How the gradients of a fit's steps come together; None in one process."""
         unit = self.unit
-        self._sync = GradientSync(named(prepared).values(), unit) if self.many else None
+        self._sync = GradientSync(named(prepared).values(), unit, self.sharded) if self.many else None
         return self._sync
 
     @property

@@ -17,7 +17,8 @@ from ignition.errors import CheckpointError
 from ignition.loader_place import place_of
 from ignition.matching import check_data, check_model, check_tensor, checked_optimizers, data_size, key_in
 from ignition.modes import is_frozen, set_frozen
-from ignition.process_state import gathered, generators_from, means_from, moved_position, own_part
+from ignition.process_state import gathered, generators_from, means_from, moved_position, own_part, parts_in
+from ignition.strategy import as_sharded
 from ignition.structure import named, suffix
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ __all__ = ["apply", "capture", "settings_of"]
 def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) -> Content | None:
     """Everything from which a training can go on as if it had never stopped.
 
-    Of many processes the first one gets it, and the others None; all of them are waited for.
+    Of many processes the first one gets it, and the others None, or their parts of what is sharded; all of them are
+    waited for.
 
     Args:
         training: Between two steps.
@@ -52,12 +54,13 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
             "generators": _generators(training),
         }.items()
     }
-    shared = gathered(mine, own_tensors)
-    if shared is None:
+    shared, is_sharded = gathered(mine, own_tensors), training.processes.sharded is not None
+    if shared is None and not is_sharded:
         return None
+    theirs, their_tensors = shared or ([], {})
     model: dict[str, Tensor] = {}
     optimizers: dict[str, Tensor] = {}
-    others: dict[str, Tensor] = {**own_tensors, **shared[1]}
+    others: dict[str, Tensor] = {**own_tensors, **their_tensors}
     extra: dict[str, Any] = {}
     for name, module in named(trainer.model).items():
         for key, value in module.state_dict().items():
@@ -73,7 +76,7 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
         "open": training.open_pass is not None,
         "pending": encode(_without_generators(training.pending), others, "pending"),
         "data": data_size(trainer.train_loader),
-        "processes": {"others": shared[0]},
+        "processes": {"others": theirs},
         "unit": training.processes.unit,
         "seed": trainer.seed,
         "hyper": encode(trainer.hyper, others, "hyper"),
@@ -99,11 +102,14 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
     for entries in files.values():
         for name, tensor in entries.items():
             check_tensor(name, tensor)
+    parts = parts_in(files, copy_tensor) if is_sharded else None
+    if shared is None:  # the first process has the rest
+        return Content({}, {}, parts)
     tensors = {
         file: {name: copy_tensor(f"{file}/{name}", tensor) for name, tensor in entries.items()}
         for file, entries in files.items()
     }
-    return Content(state, tensors)
+    return Content(state, tensors, parts)
 
 
 def apply(training: Training, content: Content, source: str) -> None:
@@ -146,7 +152,7 @@ def apply(training: Training, content: Content, source: str) -> None:
         type(trainer.history)().load_state_dict(history)  # raises where it is none
 
         for name, module, model_state in loads:
-            module.load_state_dict(model_state)
+            module.load_state_dict(as_sharded(model_state, module))
             _load_transient_buffers(module, name, others)
             restore_metrics(module, metrics[name])
         for name, parameter in _parameters(trainer.model):
@@ -154,7 +160,7 @@ def apply(training: Training, content: Content, source: str) -> None:
         for name, module in _modules(trainer.model):
             set_frozen(module, name in frozen)
         for name, one in named(trainer.optimizer).items():
-            _load_optimizer(one, optimizers[name])
+            _load_optimizer(one, optimizers[name], training.processes.sharded is not None)
         for callback, callback_state in callbacks:
             callback.load_state_dict(callback_state)
         training.means.reset()  # before the metric objects are given back what they had gathered
@@ -251,7 +257,11 @@ def _load_transient_buffers(module: nn.Module, name: str, others: Mapping[str, T
             setattr(modules[path], leaf, value.to(near.device, copy=True))
 
 
-def _load_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
+def _load_optimizer(optimizer: Any, state: dict[str, Any], is_sharded: bool) -> None:
+    if is_sharded:
+        from ignition.fsdp import shard_optimizer_state
+
+        state = shard_optimizer_state(optimizer, state)
     exact = copy.copy(state.get("state", {}))
     optimizer.load_state_dict(state)
     # torch gives each entry the type of its parameter; one that had another (a master copy in 32 bits) keeps its own.

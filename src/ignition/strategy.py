@@ -57,41 +57,43 @@ class DDP:
 
 @dataclass(frozen=True, slots=True)
 class FSDP:
-    """Each process has a part of each parameter, gradient and moment (``torch.distributed.fsdp.fully_shard``).
+    """Each process has some rows of each parameter, gradient and moment (``torch.distributed.fsdp.fully_shard``).
+
+    The user's model is split in place when the first fit begins, with what its optimizers and averages keep of it.
 
     Attributes:
         wrap: Which submodules are gathered and freed by themselves: None for the elements of each ``nn.ModuleList`` and
             ``nn.Sequential``; a module class or a tuple of them; or a function from a module to whether it is one.
-        precision: The type in which forward and backward run (``torch.bfloat16``); None for that of the parameters.
-            The parameters that the optimizer steps keep theirs.
-        reduce_precision: The type in which gradients are summed over the processes; None for that of `precision`.
+        precision: In which forward and backward run: None for the type of the parameters, ``"bf16"``, or a
+            ``torch.distributed.fsdp.MixedPrecisionPolicy``. The parameters that the optimizer steps keep their type.
         reshard_after_forward: Whether gathered parameters are freed between forward and backward: less memory, more
             communication.
+        methods: Names of further methods of the model that compute with its parameters.
         sync_batch_norm: As in `DDP`.
 
     Source: Zhao et al. 2023, PyTorch FSDP, arXiv:2304.11277.
 
     Example:
-        >>> FSDP(wrap=nn.TransformerEncoderLayer, precision=torch.bfloat16).reshard_after_forward
+        >>> FSDP(wrap=nn.TransformerEncoderLayer, precision="bf16").reshard_after_forward
         True
     """
 
     wrap: type[nn.Module] | tuple[type[nn.Module], ...] | Callable[[nn.Module], bool] | None = None
-    precision: torch.dtype | None = None
-    reduce_precision: torch.dtype | None = None
+    precision: Any = None
     reshard_after_forward: bool = True
+    methods: tuple[str, ...] = ()
     sync_batch_norm: bool = False
 
     def __post_init__(self) -> None:
         """Checks the options."""
         for name in ("reshard_after_forward", "sync_batch_norm"):
             _check_flag("FSDP", name, getattr(self, name))
-        for name in ("precision", "reduce_precision"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, torch.dtype) and value.is_floating_point):
-                raise ArgumentError(
-                    f"FSDP was given {name}={value!r}", expected="a floating-point torch.dtype", fix="torch.bfloat16"
-                )
+        if not (self.precision in (None, "bf16", torch.bfloat16) or hasattr(self.precision, "param_dtype")):
+            raise ArgumentError(
+                f"FSDP was given precision={self.precision!r}",
+                expected='None, "bf16" or a torch.distributed.fsdp.MixedPrecisionPolicy',
+                fix='for example FSDP(precision="bf16")',
+            )
         classes = self.wrap if isinstance(self.wrap, tuple) else (self.wrap,)
         if not all(
             one is None or (issubclass(one, nn.Module) if isinstance(one, type) else callable(one)) for one in classes
@@ -100,6 +102,10 @@ class FSDP:
                 f"FSDP was given wrap={self.wrap!r}",
                 expected="a module class, a tuple of them, a function from a module to a boolean, or None",
                 fix="for example FSDP(wrap=nn.TransformerEncoderLayer)",
+            )
+        if not isinstance(self.methods, tuple) or not all(isinstance(name, str) for name in self.methods):
+            raise ArgumentError(
+                f"FSDP was given methods={self.methods!r}", expected="a tuple of names", fix='methods=("encode",)'
             )
 
 
@@ -178,6 +184,15 @@ def is_sharded(model: Any) -> bool:
         if isinstance(one, nn.Module)
         for part in one.modules()
     )
+
+
+def as_sharded(state: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
+    """A state dict of whole tensors as one that a model takes, which may be sharded."""
+    if not is_sharded(model):
+        return state
+    from ignition.sharded_weights import shard_weights
+
+    return shard_weights(state, model.state_dict())
 
 
 def share_buffers(modules: Iterable[nn.Module]) -> None:

@@ -11,7 +11,6 @@ import torch
 
 from ignition import arguments, distributed, finding, fitting, loop
 from ignition.callbacks.base import Callback
-from ignition.checkpoint import write
 from ignition.data import iterate
 from ignition.device import as_device, move_model
 from ignition.events import adding_to, check_callbacks
@@ -23,6 +22,7 @@ from ignition.precision import autocasting, check_precision
 from ignition.processes import Processes
 from ignition.progress import Progress
 from ignition.rng import check_seed
+from ignition.sharded_checkpoint import write
 from ignition.signature import TRAINER_CALL, Signature
 from ignition.snapshot import capture
 from ignition.strategy import DDP, FSDP, check_strategy

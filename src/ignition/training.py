@@ -171,7 +171,7 @@ class Training:
         self.paused = self.ended_in_order = False
         self.has_begun = True
         self.savers = list(savers)
-        self.prepared = self.processes.wrap(self.prepare())
+        self.prepared = self.processes.wrap(self.trainer, self.prepare())
         sync = self.processes.gradient_sync(self.prepared)
         if watched or self.rules.described() or sync is not None:
             self.window = Window(named(self.trainer.optimizer), self.rules, self.device, sync)
@@ -198,6 +198,7 @@ class Training:
         if self.window is not None:
             self.window.detach()
         if self.trainer.exception is not None:
+            self.processes.forget_pass()
             self._keyed.clear()
             drop_workers(self.trainer.train_loader, self.trainer.test_loader)
             if self.has_run and not self.ended_in_order:

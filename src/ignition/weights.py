@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ignition import distributed
 from ignition.errors import ArgumentError
 from ignition.files import write_whole
+from ignition.strategy import is_sharded
 from ignition.structure import named
 
 __all__ = ["ENDINGS", "Weights", "check_weights", "copy_weights", "restore_weights", "write_weights"]
@@ -108,6 +110,9 @@ def check_weights(models: Any, ending: str) -> None:
 def write_weights(models: Any, path: str | os.PathLike[str]) -> None:
     """Writes the weights as CPU tensors, to ``.pt`` or ``.safetensors`` as the path ends; see the module for the form.
 
+    Of many processes the first one writes. If the models are sharded, all must call it: the tensors are joined one by
+    one, and kept by the first.
+
     Args:
         models: An ``nn.Module``, or a list, tuple or dict of them.
         path: The file. Its folders are made; what is there is replaced once the new file is whole and on the disk.
@@ -118,7 +123,15 @@ def write_weights(models: Any, path: str | os.PathLike[str]) -> None:
     """
     ending = Path(path).suffix
     check_weights(models, ending)
-    weights = copy_weights(models)
+    if is_sharded(models):
+        from ignition.sharded_weights import gather_weights
+
+        gathered = gather_weights(models, keep=distributed.is_main())
+    else:
+        gathered = copy_weights(models) if distributed.is_main() else None
+    if gathered is None:
+        return
+    weights = gathered
     write = _write_safetensors if ending == ".safetensors" else _write_torch
     write_whole(path, lambda partial: write(weights, partial))
 
@@ -148,6 +161,8 @@ def _copy_tensor(key: str, tensor: Tensor, copies: dict[Any, Tensor]) -> Tensor:
         )
     if tensor.layout is not torch.strided:
         return tensor.detach().to("cpu", copy=True)
+    if hasattr(tensor, "device_mesh"):  # the rows of this process, where they are
+        return tensor.detach().clone()
     place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
     if place not in copies:
         copies[place] = tensor.detach().to("cpu", copy=True)  # waits for an accelerator

@@ -203,7 +203,8 @@ class Window:
             loss = scaler.scale(loss)
         with without_autocast(self._device):
             if counts:
-                torch.autograd.backward(loss, retain_graph=retain_graph, inputs=parameters)
+                inputs = parameters if self._sync is None else self._sync.inputs(parameters)
+                torch.autograd.backward(loss, retain_graph=retain_graph, inputs=inputs)
             return self._step(optimizer, gathered, with_norm) if self.closing else None
 
     def _gather(self, optimizer: Optimizer, parameters: list[Tensor]) -> _Gathered:
@@ -368,5 +369,9 @@ def _overflowed(scaler: GradScaler, optimizer: Optimizer) -> bool:
 def total_norm(parameters: Sequence[Tensor]) -> Tensor:
     """The norm of the gradient over all parameters, a 0-d tensor."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if any(hasattr(one, "device_mesh") for one in gradients):  # rows of them: of all processes together
+        from ignition import dtensors
+
+        return dtensors.total_norm(gradients)
     # torch has no norm for the sparse gradient of an embedding.
     return torch.nn.utils.get_total_norm([one.coalesce().values() if one.is_sparse else one for one in gradients])

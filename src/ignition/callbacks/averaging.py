@@ -15,6 +15,7 @@ from ignition.errors import ArgumentError
 from ignition.modes import is_frozen, training_mode
 from ignition.precision import autocasting
 from ignition.signature import Signature
+from ignition.strategy import as_sharded
 from ignition.structure import like, named
 
 if TYPE_CHECKING:
@@ -81,6 +82,10 @@ class EMA(Callback):
     def averaged(self) -> dict[str, Any]:
         """``{"ema": model}`` once there is an average."""
         return self._average.models("ema")
+
+    def averages(self) -> list[dict[str, Any]]:
+        """The average, from `prepare` on."""
+        return self._average.wholes()
 
     def state_dict(self) -> dict[str, Any]:
         """The average, and how many steps it has seen."""
@@ -189,6 +194,10 @@ class SWA(Callback):
         """``{"swa": model}`` at the end of a fit."""
         return self._average.models("swa") if self._ready else {}
 
+    def averages(self) -> list[dict[str, Any]]:
+        """The average, from `prepare` on."""
+        return self._average.wholes()
+
     def state_dict(self) -> dict[str, Any]:
         """The average so far, and whether it has its statistics."""
         return {"average": self._average.state_dict(), "ready": self._ready}
@@ -215,7 +224,12 @@ class _Average:
         known = self._trainer is not None and self._trainer() is trainer
         known = known and list(map(id, sources)) == list(map(id, self._sources))
         if not known:
-            self._averaged = like(trainer.model, lambda model: AveragedModel(model, multi_avg_fn=self._average))
+            sharded = trainer.training.processes.sharded
+            names = iter(named(trainer.model))
+            self._averaged = like(
+                trainer.model,
+                lambda model: self._made(model) if sharded is None else sharded.average(next(names), self._made),
+            )
             for averaged in named(self._averaged).values():
                 averaged.eval()
             self._trainer, self._sources = weakref.ref(trainer), sources
@@ -225,9 +239,15 @@ class _Average:
         self._loaded = None
         return False
 
+    def _made(self, model: nn.Module) -> AveragedModel:
+        return AveragedModel(model, multi_avg_fn=self._average)
+
     def add(self, models: Any) -> None:
         for averaged, model in zip(named(self._averaged).values(), named(models).values(), strict=True):
             averaged.update_parameters(model)
+
+    def wholes(self) -> list[dict[str, Any]]:
+        return [named(self._averaged)]
 
     def models(self, name: str) -> dict[str, Any]:
         averages = named(self._averaged)
@@ -258,7 +278,7 @@ class _Average:
                 "make the Trainer with the same structure of models as then",
             )
         for name, averaged in averages.items():
-            averaged.load_state_dict(state[name])
+            averaged.load_state_dict(as_sharded(state[name], averaged))
 
 
 class _Through(nn.Module):

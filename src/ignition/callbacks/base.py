@@ -92,6 +92,10 @@ class Callback:
         """Models that it makes of the trainer's, by name: each is evaluated and saved beside the trainer's own."""
         return {}
 
+    def averages(self) -> list[dict[str, Any]]:
+        """The ``AveragedModel`` of each model by name, for each average that it keeps: sharded with the model."""
+        return []
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of this callback. Nothing by default."""
         return {}

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ignition import checkpoint, distributed
+from ignition import checkpoint, distributed, sharded_checkpoint
 from ignition.background import Writer
 from ignition.callbacks.base import Callback
 from ignition.callbacks.saving import mode_of
@@ -365,18 +365,20 @@ class Checkpoint(Callback):
         self._saved, self._clock = self._place(trainer), time.monotonic()
         if content is None:  # the first of many processes writes
             return
-        if self.best is not None:
+        if self.best is not None and content.state:
             content.state["best"] = {"metric": self.best, "value": self.best_value} if improved else None
         self._writer.start(lambda: self._write(path, content, best), trainer.training.pause)
 
     def _write(self, path: Path, content: Content, best: tuple[float | None, Path | None]) -> None:
         """On the thread: the new one is whole before an old one goes."""
         try:
-            checkpoint.write(path, content)
+            sharded_checkpoint.write(path, content)
         except BaseException:
             self.best_value, self.best_path = best  # the one that is on the disk
             raise
         self.last_path = path
+        if not distributed.is_main():
+            return
         paths = paths_in(self.folder)
         kept = {*paths[-self.keep :], *filter(is_end, paths), self.best_path, path}
         for one in paths:

@@ -7,7 +7,6 @@ from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
-from ignition import distributed
 from ignition.callbacks.base import Callback
 from ignition.callbacks.schedule import positive_count
 from ignition.errors import ArgumentError, MetricError
@@ -144,10 +143,9 @@ class SaveModel(Callback):
             else:
                 values[name] = self._latest(trainer, name)
         self.last_path = path = Path(_filled(self._parts, values))
-        if distributed.is_main():
-            write_weights(trainer.model, path)
-            for name, averaged in trainer.averaged.items():
-                write_weights(averaged, path.with_suffix(f".{name}{path.suffix}"))
+        write_weights(trainer.model, path)
+        for name, averaged in trainer.averaged.items():
+            write_weights(averaged, path.with_suffix(f".{name}{path.suffix}"))
 
     def _latest(self, trainer: Trainer[Any], name: str) -> float:
         """NaN for what only this record lacks."""
