@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -121,6 +122,7 @@ def close() -> None:
         _state.control = _state.saving = None
         with contextlib.suppress(RuntimeError):  # of a peer that is gone already
             dist.destroy_process_group()
+        gc.collect()  # what still holds a thread of the group: torch aborts now and then if Python ends before it does
 
 
 def leave() -> None:

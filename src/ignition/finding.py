@@ -44,7 +44,7 @@ def find_lr(
         dependents = bind_schedules(trainer.callbacks, trainer, training.train_signature.hyper_names)
         training.train_signature.check_hyper(trainer.hyper)
         training.seed()
-        training.prepare()
+        training.wrap()
         training.begin_fit(Events(trainer, (), ()), [*dependents, "find_lr"], [], [])
         progress.begin("find_lr", steps)
         try:

@@ -88,7 +88,7 @@ def _fit(
         training.seed()
         for callback in trainer.callbacks:
             callback.prepare(trainer)
-        training.prepare()
+        training.wrap()
         watched = [repr(callback) for callback in trainer.callbacks if callback.needs_updates]
         training.begin_fit(
             Events(trainer, trainer.callbacks, functions),

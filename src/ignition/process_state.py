@@ -42,11 +42,13 @@ def parts_in(
     files: Mapping[str, dict[str, Tensor]], copy_tensor: Callable[[str, Tensor], Tensor]
 ) -> dict[str, dict[str, Part]]:
     """Takes sharded tensors out of what is to be written; returns copies of what this process has of them."""
+    from torch.distributed.tensor import DTensor
+
     from ignition.dtensors import part_of
 
     parts: dict[str, dict[str, Part]] = {}
     for file, entries in files.items():
-        sharded = {name: part_of(one, copy=False) for name, one in entries.items() if hasattr(one, "device_mesh")}
+        sharded = {name: part_of(one, copy=False) for name, one in entries.items() if isinstance(one, DTensor)}
         parts[file] = {
             name: part._replace(rows=copy_tensor(f"{file}/{name}", part.rows)) for name, part in sharded.items()
         }

@@ -78,6 +78,11 @@ class Processes:
 
     # One model
 
+    def reshard(self) -> None:
+        """Before sharded parameters are read: lets go of whole ones that a forward pass may have left."""
+        if self.sharded is not None:
+            self.sharded.reshard()
+
     def wrap(self, trainer: Any, models: Any) -> Any:
         """What the train function receives: the models sharded, or under DDP.
 

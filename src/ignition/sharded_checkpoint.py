@@ -37,7 +37,7 @@ def write(path: Path, content: Content) -> None:
         every = [json.loads(text) for text in mine]
         if rank == 0:
             content.state["sharded"] = {kind: joined([one[kind] for one in every]) for kind in parts}
-        _told(path, lambda: str(checkpoint.finish(path, content)) if rank == 0 else "")
+        _told(path, lambda: _named(path, content) if rank == 0 else "")
     except BaseException:
         if rank == 0:
             checkpoint.abandon(path)
@@ -51,6 +51,11 @@ def read(path: Path) -> Content:
     for kind, one in described.items() if isinstance(described, dict) else ():
         content.tensors.setdefault(kind, {}).update(read_parts(checkpoint.folder_of(path), one))
     return content
+
+
+def _named(path: Path, content: Content) -> str:
+    checkpoint.finish(path, content)
+    return path.name
 
 
 def _told(path: Path, work: Callable[[], str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from ignition.dtensors import gathered, shard_like
 from ignition.structure import named
@@ -31,6 +32,10 @@ def gather_weights(models: Any, keep: bool) -> Weights | None:
         A state dict for each name, of CPU tensors that share no memory with the models, or None. What is the same
         tensor under two names is one copy under both.
     """
+    for model in named(models).values():
+        for part in model.modules():
+            if isinstance(part, FSDPModule):  # which a forward pass may have left whole
+                part.reshard()
     copies: dict[int, Tensor | None] = {}
     weights: Weights = {}
     states = {name: model.state_dict(keep_vars=True) for name, model in named(models).items()}

@@ -43,6 +43,7 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
             cannot hold.
     """
     trainer = training.trainer
+    training.processes.reshard()
     own_tensors: dict[str, Tensor] = {}
     number = distributed.rank()
     mine = {

@@ -141,6 +141,11 @@ class Training:
             self.compiled = like(self.trainer.model, lambda model: torch.compile(model, **options))
         return self.compiled
 
+    def wrap(self) -> None:
+        """Prepares what the train function receives: sharded, or under DDP, where there are several processes."""
+        self.prepared = None  # the one before, which may have to go first
+        self.prepared = self.processes.wrap(self.trainer, self.prepare())
+
     def seed(self) -> None:
         """Seeds all generators, once in a training, if a seed was given."""
         if self.trainer.seed is not None and not self.seeded:
@@ -171,7 +176,6 @@ class Training:
         self.paused = self.ended_in_order = False
         self.has_begun = True
         self.savers = list(savers)
-        self.prepared = self.processes.wrap(self.trainer, self.prepare())
         sync = self.processes.gradient_sync(self.prepared)
         if watched or self.rules.described() or sync is not None:
             self.window = Window(named(self.trainer.optimizer), self.rules, self.device, sync)

@@ -284,7 +284,10 @@ class Window:
         if self.clip_norm is None:
             return None
         norm = total_norm(parameters)
-        torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        for alike in (True, False):  # torch scales no sharded gradients together with plain ones
+            some = [one for one in parameters if hasattr(one, "device_mesh") is alike]
+            if some:
+                torch.nn.utils.clip_grads_with_norm_(some, self.clip_norm, norm)
         return norm
 
     # The optimizers' side
