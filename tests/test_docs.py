@@ -177,8 +177,15 @@ def test_every_public_name_has_its_entry_in_the_api() -> None:
     public = {f"ignition.{name}" for name in ignition.__all__} | {
         f"ignition.callbacks.{name}" for name in ignition.callbacks.__all__
     }
+    public |= {f"ignition.distributed.{name}" for name in ignition.distributed.__all__}
     # All errors are one entry, and all of report; callbacks are a page; Callback is public twice.
-    beside = {"ignition.callbacks", "ignition.Callback", "ignition.IgnitionError", "ignition.IgnitionWarning"}
+    beside = {
+        "ignition.callbacks",
+        "ignition.distributed",
+        "ignition.Callback",
+        "ignition.IgnitionError",
+        "ignition.IgnitionWarning",
+    }
     # A function named like its module is written with both.
     modules = {f"ignition.{path.stem}" for path in (ROOT / "src" / "ignition").glob("*.py")}
     modules -= {"ignition.errors", "ignition.report"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,9 @@ from torch.distributed.fsdp import FSDPModule
 
 from ignition.dtensors import gathered, shard_like
 from ignition.structure import named
-from ignition.weights import Weights
+
+if TYPE_CHECKING:
+    from ignition.weights import Weights
 
 __all__ = ["gather_weights", "shard_weights"]
 
