@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ignition.callbacks.tracking import Tracker, hyperparameters, require
 from ignition.errors import ArgumentError, warn
+from ignition.strategy import is_sharded
 from ignition.weights import check_weights, write_weights
 
 if TYPE_CHECKING:
@@ -181,7 +182,9 @@ class MLflow(Tracker):
         with tempfile.TemporaryDirectory() as folder:
             trainer.history.to_json(os.path.join(folder, "history.json"))
             self._client.log_artifact(self.run_id, os.path.join(folder, "history.json"))
-            if self.model and trainer.exception is None:
+            if self.model and is_sharded(trainer.model):  # this process, which logs alone, has a part of it
+                warn("MLflow keeps no model that is sharded over processes; SaveModel writes it")
+            elif self.model and trainer.exception is None:
                 write_weights(trainer.model, os.path.join(folder, "model.safetensors"))
                 self._client.log_artifact(self.run_id, os.path.join(folder, "model.safetensors"), "model")
 
