@@ -17,7 +17,7 @@ ROOT = Path(ignition.__file__).parent
 # Each module imports only from those above it. A new one takes its place here.
 ORDER = """
     errors types structure position running files
-    device rng keyed precision window optimize duration transfer
+    device generators rng keyed precision window optimize duration transfer
     means metrics tensor_loader data signature modes notes optimizers predictions
     ranking plots figures records markup history notebook progress weights lr_finder
     report arguments goal pretrained passes loader_place memory loader_advice

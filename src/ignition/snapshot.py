@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ignition import rng
 from ignition.checkpoint import Content
 from ignition.codec import decode, encode, give_back, metrics_in, restore_metrics
 from ignition.data import keeps_place, length_of
@@ -36,7 +35,8 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
 
     Args:
         training: Between two steps.
-        copy_tensor: ``copy_tensor(name, tensor)``: a copy on the CPU that shares no memory with the training.
+        copy_tensor: ``copy_tensor(name, tensor)``: the tensor on the CPU; a copy that shares no memory with the
+            training if that goes on before the content is written.
 
     Raises:
         CheckpointError: If there is something in the models, ``trainer.state`` or a callback that a checkpoint
@@ -48,13 +48,14 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
     others: dict[str, Tensor] = {}
     extra: dict[str, Any] = {}
     for name, module in named(trainer.model).items():
-        for key, value in module.state_dict().items():
+        kept = module.state_dict()
+        for key, value in kept.items():
             if isinstance(value, Tensor):
                 _check_tensor(_key(name, key), value)
-                model[_key(name, key)] = value.detach()
+                model[_key(name, key)] = value.detach() if value.requires_grad else value
             else:  # what a module gives by get_extra_state
                 extra[_key(name, key)] = encode(value, others, f"extra.{_key(name, key)}")
-        others |= {f"buffer.{_key(name, key)}": buffer for key, buffer in _transient_buffers(module)}
+        others |= {f"buffer.{_key(name, key)}": one for key, one in module.named_buffers() if key not in kept}
     state = {
         "position": asdict(training.position),
         "fit": training.fit | {"stop_reason": trainer.stop_reason},
@@ -64,7 +65,7 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
         "loader": encode(_loader_state(training), others, "loader"),
         "seed": trainer.seed,
         "hyper": encode(trainer.hyper, others, "hyper"),
-        "history": encode(trainer.history.state_dict(), others, "history"),
+        "history": trainer.history.state_dict(),
         "means": encode(training.means.state_dict(), others, "means"),
         "seconds": training.elapsed(),
         "state": encode(trainer.state, others, "state"),
@@ -85,9 +86,8 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
         "generators": encode(_generators(training), others, "generators"),
     }
     files = {"model": model, "optimizer": optimizers, "state": others}
-    for entries in files.values():
-        for name, tensor in entries.items():
-            _check_tensor(name, tensor)
+    for name, tensor in (*optimizers.items(), *others.items()):
+        _check_tensor(name, tensor)
     tensors = {
         file: {name: copy_tensor(f"{file}/{name}", tensor) for name, tensor in entries.items()}
         for file, entries in files.items()
@@ -119,7 +119,7 @@ def apply(training: Training, content: Content, source: str) -> None:
             (name, module, _model_state(module, name, content, extra)) for name, module in named(trainer.model).items()
         ]
         metrics = decode(state["metrics"], others, device=device)
-        generators, history = decode(state["generators"], others), decode(state["history"], others)
+        generators, history = decode(state["generators"], others), state["history"]
         hyper = decode(state["hyper"], others, trainer.hyper, objects, device)
         user_state = decode(state["state"], others, trainer.state, objects, device)
         callbacks = _checked_callbacks(trainer.callbacks, state["callbacks"], others, device)
@@ -147,7 +147,7 @@ def apply(training: Training, content: Content, source: str) -> None:
         trainer.history.load_state_dict(history)
         trainer.seed = state["seed"]
         training.restore(state | decoded, scales, loader)
-        rng.restore(generators)
+        training.generators.restore(generators)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -189,12 +189,6 @@ def _parameters(models: Any) -> Iterator[tuple[str, nn.Parameter]]:
             yield _key(name, path), parameter
 
 
-def _transient_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The buffers that are not in the state dict (``persistent=False``), and yet go on with the training."""
-    kept = module.state_dict().keys()
-    return ((name, buffer) for name, buffer in module.named_buffers() if name not in kept)
-
-
 def _by_name(callbacks: list[Callback]) -> Iterator[tuple[str, Callback]]:
     """The callbacks, each under its class's name and its place among those of that class."""
     counts: dict[str, int] = {}
@@ -213,7 +207,7 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
     problem = None
     if is_lazy(tensor):
         problem = "that of a lazy module, which has seen no batch yet"
-    elif tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
+    elif tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
         problem = f"{'quantised' if tensor.is_quantized else tensor.layout} on the device {tensor.device}"
     elif tensor.dtype in _PACKED:
         problem = f"of {tensor.dtype}"
@@ -389,7 +383,7 @@ def settings_of(trainer: Any) -> dict[str, str]:
 def _generators(training: Training) -> dict[str, Any]:
     """The states of all generators: those from before an evaluation that is to be begun anew."""
     kept = None if training.pending is None else training.pending.get("generators")
-    return rng.capture() if kept is None else kept
+    return training.generators.capture() if kept is None else kept
 
 
 def _loader_state(training: Training) -> Any:

@@ -93,6 +93,7 @@ class Training:
         self._savers: list[Callable[[Any], None]] = []
         self._keyed: dict[str, tuple[Any, Any]] = {}
         self._scales: dict[str, Any] = {}
+        self.generators = rng.Generators(trainer)
         self.kept_place: KeptPlace | None = None  # where a loader was put back that keeps its place by itself
         self._seconds = 0.0
         self._since: float | None = None
@@ -153,6 +154,7 @@ class Training:
         self.signal = None
         self.paused = self.ended_in_order = False
         self.has_begun = True
+        self.generators.look_again()
         self._savers = list(savers)
         if watched or self.rules.described():
             self.window = Window(named(self.trainer.optimizer), self.rules, self.device)
@@ -225,7 +227,7 @@ class Training:
         finally:
             self.evaluating = None
         if self.pending is not None and running and running[0].stopped:
-            rng.restore(self.pending["generators"])  # what it drew, it draws again
+            self.generators.restore(self.pending["generators"])  # what it drew, it draws again
             raise EvaluationStopped
 
     def save_point(self) -> None:
@@ -340,7 +342,7 @@ class Training:
         if self.signal is not None:
             raise EvaluationStopped
         if self._savers:  # where the evaluation begins, once more if it has to begin anew
-            self.pending["generators"] = rng.capture()
+            self.pending["generators"] = self.generators.capture()
         if trainer.eval_fn is not None:
             record |= {f"val_{name}": mean for name, mean in trainer.evaluate(max_steps=goal.max_eval_steps).items()}
         record |= learning_rates(trainer.optimizer) | plain_values(trainer.hyper) | self._take_seconds()
