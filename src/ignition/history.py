@@ -85,7 +85,7 @@ class History:
         self._rows: list[dict[str, Scalar]] = []
         self._ended: list[bool] = []
         self._names: dict[str, None] = {}
-        self._encoded: list[dict[str, Any]] = []  # of rows that a state was asked for: each is encoded once
+        self._encoded: list[dict[str, Any]] = []  # as in a state: each row once, as a training waits for it
 
     __iter__ = None  # rows or columns? `.rows` and `.columns` say which
     _repr_html_ = history_html
@@ -336,14 +336,14 @@ class History:
         return history
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything as plain values that JSON can hold; states share the records, which are not to be changed."""
+        """Everything as plain values that JSON can hold, all of them copies."""
         rows = self._rows[len(self._encoded) :]
         self._encoded += [{name: encode(value) for name, value in row.items()} for row in rows]
         return {
             "format": _FORMAT,
             "version": _VERSION,
             "epoch_ended": list(self._ended),
-            "records": list(self._encoded),
+            "records": [dict(record) for record in self._encoded],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
