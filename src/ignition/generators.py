@@ -12,12 +12,13 @@ import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ignition.errors import warn
 
@@ -28,6 +29,7 @@ _MANY = 64  # items of a container that are looked into: a longer one is data
 _LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy", "ignition"}  # whose functions are not looked into
 _PLAIN = (type(None), str, bytes, int, float, torch.Tensor, np.ndarray)
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_BOOKKEEPING = vars(nn.Module()).keys() - {"_modules"}  # torch's own: parameters, buffers, hooks
 _CALLED = ("__call__", "__getitem__", "__getitems__", "__iter__", "forward")
 
 
@@ -120,12 +122,17 @@ def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
         items = enumerate(value.items()) if len(value) <= _MANY else ()
         yield from ((key if isinstance(key, (str, int)) else place, item) for place, (key, item) in items)
     elif not isinstance(value, (type, ModuleType)) and type(value).__module__.split(".")[0] != "ignition":
+        own = _BOOKKEEPING if isinstance(value, nn.Module) else ()
         with suppress(Exception):  # what stands for another object may have none yet, and says so in its own way
-            yield from list(vars(value).items())
-        for name in _CALLED:
-            method = inspect.getattr_static(type(value), name, None)
-            if isinstance(method, FunctionType):
-                yield name, method
+            yield from [(name, item) for name, item in vars(value).items() if name not in own]
+        yield from _methods(type(value))  # type: ignore[arg-type]  # a class can be hashed
+
+
+@lru_cache(maxsize=1000)
+def _methods(kind: type) -> list[tuple[str, FunctionType]]:
+    """The functions by which an object is called, where they are Python's."""
+    methods = ((name, inspect.getattr_static(kind, name, None)) for name in _CALLED)
+    return [(name, method) for name, method in methods if isinstance(method, FunctionType)]
 
 
 def _variables(function: FunctionType) -> Iterator[tuple[str, Any]]:
