@@ -40,7 +40,8 @@ def warm() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fault_script"])
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where that one finds the script
+    # Where that one finds the script; and the same package as this process, not the one that happens to be installed.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), before)))
     try:
         from multiprocessing.forkserver import ensure_running
 
