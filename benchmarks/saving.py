@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -23,11 +22,8 @@ def measure_saving() -> dict[str, float]:
     for size, (count, times) in SIZES.items():
         model, optimizer = trained_model(count)
         with TemporaryDirectory(dir=".") as folder:
-            found = {
-                **training_beside_saves(model, optimizer, times, Path(folder)),
-                "copy": median_of(copies(model, optimizer, times)),
-                **saves(model, optimizer, times, Path(folder)),
-            }
+            found = training_beside_saves(model, optimizer, times, Path(folder))
+            found |= saves(model, optimizer, times, Path(folder))
         figures |= {f"{name} {size}": 1e3 * value for name, value in found.items()}
     return figures
 
@@ -47,11 +43,14 @@ def trained_model(count: float) -> tuple[nn.Module, torch.optim.Optimizer]:
 def training_beside_saves(
     model: nn.Module, optimizer: torch.optim.Optimizer, times: int, folder: Path
 ) -> dict[str, float]:
-    """How long the loop stops for a save, and the longest that Python waits while the thread writes.
+    """How long the loop stops for a save, the copy alone, and the longest that Python waits while the thread writes.
 
-    The step does nothing but wait until the thread has finished, so that each time between two steps holds one save.
+    The step does nothing but wait until the thread has finished, so that each time between two steps holds one save;
+    and copy by itself, in turn with the saves, since the machine may have other things to do now than later.
     """
-    between, longest, ended = [], [], []
+    between, longest, ended, copied = [], [], [], []
+    tensors = [*model.state_dict().values(), *(one for state in optimizer.state.values() for one in state.values())]
+    into = [torch.zeros_like(tensor) for tensor in tensors]  # memory that is there already
 
     def train_fn(model, batch):
         between.append(perf_counter() - ended[-1]) if ended else None
@@ -61,23 +60,17 @@ def training_beside_saves(
             sleep(0.0002)
             pause, looked = max(pause, perf_counter() - looked), perf_counter()
         longest.append(pause)
+        started = perf_counter()
+        for target, tensor in zip(into, tensors, strict=True):
+            target.copy_(tensor)
         ended.append(perf_counter())
+        copied.append(ended[-1] - started)
 
     trainer = Trainer(model, optimizer, train_fn, [torch.zeros(1)] * (times + 1), device="cpu", progress=False)
     trainer.callbacks = [Checkpoint(folder / "background", every=1, keep=1)]
     trainer.fit(epochs=1)
-    return {"stall": median_of(between), "first stall": between[0], "pause": median_of(longest[1:])}
-
-
-def copies(model: nn.Module, optimizer: torch.optim.Optimizer, times: int) -> Iterator[float]:
-    """The copy alone: every tensor into memory that is there already."""
-    tensors = [*model.state_dict().values(), *(one for state in optimizer.state.values() for one in state.values())]
-    into = [torch.zeros_like(tensor) for tensor in tensors]
-    for _ in range(times):
-        started = perf_counter()
-        for target, tensor in zip(into, tensors, strict=True):
-            target.copy_(tensor)
-        yield perf_counter() - started
+    figures = {"stall": median_of(between), "copy": median_of(copied), "pause": median_of(longest[1:])}
+    return figures | {"first stall": between[0]}
 
 
 def saves(model: nn.Module, optimizer: torch.optim.Optimizer, times: int, folder: Path) -> dict[str, float]:
@@ -103,5 +96,5 @@ def saves(model: nn.Module, optimizer: torch.optim.Optimizer, times: int, folder
     return {name: median_of(values) for name, values in took.items()}
 
 
-def median_of(values: Iterator[float] | list[float]) -> float:
-    return median(list(values)[1:])
+def median_of(values: list[float]) -> float:
+    return median(values[1:])

@@ -334,6 +334,7 @@ def fingerprint(trainer: Trainer[Any]) -> dict[str, str]:
         "state": {name: getattr(value, "__dict__", value) for name, value in trainer.state.items()},
         "hyper": dict(trainer.hyper),
         "history": rows,
+        "columns": [list(row) for row in rows],  # in their order, which the digest of a dict leaves out
         "place": [trainer.epoch, trainer.step, trainer.updates, trainer.epoch_open, trainer.history.epochs],
         "stop": trainer.stop_reason,
         "seed": trainer.seed,

@@ -71,6 +71,36 @@ def leftovers(folder):
 # What is written
 
 
+@pytest.mark.parametrize("count", [0, 1, 500, 501, 1200])
+def test_a_state_of_any_length_comes_back_in_its_order_and_its_file_is_plain_json(count, tmp_path):
+    state = {
+        "z": {},
+        "a": {"records": [{"step": number, "b\n": "\u2028\ud800", "a": [None, {}]} for number in range(count)], "": []},
+        "m": list(range(count)),
+    }
+    write(tmp_path / "a", Content(state))
+    found = read(tmp_path / "a").state
+    assert json.dumps(found) == json.dumps(state)  # the order of the keys too
+    assert json.loads((tmp_path / "a" / "state.json").read_text())["state"] == state
+    lines = (tmp_path / "a" / "state.json").read_text().splitlines()
+    assert max(map(len, lines)) < 40_000  # no piece holds up the other threads of Python for long
+
+
+def test_checksums_are_those_that_any_tool_finds(tmp_path):
+    write(tmp_path / "a", content(1))
+    checksums = json.loads((tmp_path / "a" / "state.json").read_text())["checksums"]
+    assert checksums == {name: hashlib.sha256((tmp_path / "a" / name).read_bytes()).hexdigest() for name in FILES[:3]}
+
+
+def test_it_is_written_while_python_ends_and_starts_no_more_threads(tmp_path, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread at interpreter shutdown")
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    write(tmp_path / "a", content(1))
+    assert is_of(read(tmp_path / "a"), 1)
+
+
 def test_what_is_written_is_read(tmp_path):
     write(tmp_path / "deep" / "a", content(1))
     assert is_of(read(tmp_path / "deep" / "a"), 1)

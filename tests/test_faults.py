@@ -40,7 +40,8 @@ def warm() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fault_script"])
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where that one finds the script
+    # Where that one finds the script; and the same package as this process, not the one that happens to be installed.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), before)))
     try:
         from multiprocessing.forkserver import ensure_running
 
@@ -168,7 +169,7 @@ def test_a_training_killed_again_and_again_ends_in_the_same_bits(job, script, se
 def test_no_checkpoint_is_lost_by_four_hundred_kills_in_the_middle_of_saves(script, seen, tmp_path):
     tries = 400
     process = script.start(fault_script.kill_in_saves, str(tmp_path / "c"), tries, str(tmp_path / "report"))
-    finish(process)
+    finish(process, 5 * WHOLE)
     found = json.loads((tmp_path / "report").read_text())
     seen("kill -9 in saves", tries, f"with a save half done {found['in a save']}, Retained {tries - found['lost']}")
     assert found["in a save"] > tries / 10

@@ -430,6 +430,16 @@ def test_a_state_is_a_copy():
     state["epoch_ended"][0] = False
     other.append({"epoch": 2, "step": 20}, epoch_ended=True)
     assert (history["val_loss"], history.epochs) == (other["val_loss"][:1], 1) == ([1.0], 1)
+    assert history.state_dict()["records"][0]["val_loss"] == 1.0
+
+
+def test_a_state_that_was_asked_for_before_grows_with_the_history_and_is_replaced_with_it():
+    history, other = history_of({"val_loss": 1.0}), history_of({"val_loss": 2.0}, {"val_loss": 3.0})
+    history.state_dict()
+    history.append({"epoch": 2, "step": 20, "val_loss": 4.0}, epoch_ended=True)
+    assert [record["val_loss"] for record in history.state_dict()["records"]] == [1.0, 4.0]
+    history.load_state_dict(other.state_dict())
+    assert history.state_dict() == other.state_dict()
     assert other.epochs == 2
 
 

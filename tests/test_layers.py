@@ -17,7 +17,7 @@ ROOT = Path(ignition.__file__).parent
 # Each module imports only from those above it. A new one takes its place here.
 ORDER = """
     errors types structure position running files distributed parting
-    device rng shards keyed precision dtensors fsdp_plan fsdp sharded_weights weighing strategy batch_norm
+    device generators rng shards keyed precision dtensors fsdp_plan fsdp sharded_weights weighing strategy batch_norm
     gradient_sync window optimize duration transfer
     memory means metrics tensor_loader data reading processes signature modes notes optimizers predictions
     ranking plots figures records markup history notebook progress weights lr_finder

@@ -578,6 +578,24 @@ def test_one_name_may_come_from_the_cpu_and_from_an_accelerator():
         assert loaded.compute() == {"loss": 5.0}
 
 
+@pytest.mark.parametrize("weights_there", [False, True])
+def test_sums_on_an_accelerator_go_on_to_the_same_bits(weights_there):
+    with Accelerator() as accelerator:
+
+        def add(means, value, weight):
+            means.add({"loss": (accelerator.tensor(value), accelerator.tensor(weight) if weights_there else weight)}, 4)
+
+        weights = [2.0**53, 1.0, 1.0]  # (a + b) + c is a, and a + (b + c) is more
+        whole, part, again = Means(), Means(), Means()
+        for weight in weights:
+            add(whole, 1.0, weight)
+        add(part, 1.0, weights[0])
+        again.load_state_dict(part.state_dict())
+        for weight in weights[1:]:
+            add(again, 1.0, weight)
+        assert again.state_dict() == whole.state_dict()
+
+
 def test_a_weight_of_0_on_an_accelerator_counts_for_nothing_even_where_the_value_is_nan():
     with Accelerator() as accelerator:
         nan = accelerator.tensor(math.nan)

@@ -34,11 +34,10 @@ class Writer:
     def copy(self, name: str, tensor: Tensor) -> Tensor:
         """A copy on the CPU; its memory is used again for the next copy of that name."""
         kept = self._copies.get(name)
-        if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
+        if kept is None or kept.shape != tensor.shape or kept.dtype is not tensor.dtype:
             kept = self._copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
-        kept.copy_(tensor)  # waits for an accelerator
         self._used.add(name)
-        return kept
+        return kept.copy_(tensor)  # waits for an accelerator
 
     def start(self, job: Callable[[], None], wake: Callable[[], None]) -> None:
         """Runs `job`; calls `wake` if it fails."""

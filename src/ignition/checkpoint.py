@@ -16,7 +16,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,7 @@ __all__ = [
     "abandon",
     "begin",
     "broken",
+    "checksums_of",
     "finish",
     "folder_of",
     "read",
@@ -51,6 +54,9 @@ VERSION = 1
 """What changes with the format; in every version state.json has the same checksum of itself."""
 
 _STATE = "state.json"
+_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+_SORTED = json.JSONEncoder(separators=(",", ":"), allow_nan=False, sort_keys=True)  # the form that is checked
+_PIECE = 500  # items of a list that are made into text at once
 _FILES = ("model", "optimizer", "state")
 _WRITING = ".writing-"
 _REPLACED = ".replaced-"
@@ -148,15 +154,19 @@ def begin(path: Path) -> Path:
 def finish(path: Path, content: Content) -> None:
     """Writes the content into the folder that `begin` made, flushes the folder, and gives it its name."""
     partial = _partial(path)
-    checksums, foreign = {}, {}
+    files, foreign = {}, {}
     for name, tensors in content.tensors.items():
         if tensors or name != "state":
             file = f"{name}.safetensors"
-            parts, foreign[file] = serialised(tensors)
-            checksums[file] = write_file(partial / file, parts)
-    body = {"version": VERSION, "checksums": checksums, "foreign": foreign, "state": content.state}
-    text = json.dumps({"checksum": _checksum(_canonical(body)), **body}, indent=1, allow_nan=False)
-    write_file(partial / _STATE, [text.encode()])
+            files[file], foreign[file] = serialised(tensors)
+    with checksums_of(files) as checksums:
+        for file, parts in files.items():
+            write_file(partial / file, parts)
+        body = {"version": VERSION, "checksums": checksums(), "foreign": foreign, "state": content.state}
+    checksum = _checksum("".join(_lines(body, _SORTED)).encode())
+    lines = list(_lines(body, _JSON))
+    lines[0] = f'{{"checksum":"{checksum}",\n{lines[0][1:]}'
+    write_file(partial / _STATE, ["\n".join(lines).encode()])
     flush_folder(partial)
     _name(partial, path)
 
@@ -318,16 +328,42 @@ def serialised(tensors: Mapping[str, Tensor]) -> tuple[list[memoryview], dict[st
     return [memoryview(len(text).to_bytes(8, "little") + text), *parts], foreign
 
 
-def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> str:
-    """Writes and flushes a file; returns its checksum."""
-    digest = hashlib.sha256()
+@contextmanager
+def checksums_of(files: Mapping[str, list[memoryview]]) -> Iterator[Callable[[], dict[str, str]]]:
+    """The checksums of files, worked out by a thread of their own: Python lets it run while the disk is waited for."""
+    found: dict[str, str] = {}
+
+    def work() -> None:
+        for file, parts in files.items():
+            digest = hashlib.sha256()
+            for part in parts:
+                digest.update(part)
+            found[file] = digest.hexdigest()
+
+    def finished() -> dict[str, str]:
+        thread.join()
+        return found
+
+    thread = threading.Thread(target=work, name="ignition-checksums")
+    try:
+        thread.start()
+    except RuntimeError:  # Python is about to end, and starts no more threads
+        work()
+        yield lambda: found
+        return
+    try:
+        yield finished
+    finally:
+        thread.join()
+
+
+def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Writes and flushes a file."""
     with path.open("wb") as file:  # a file object: torch and safetensors hide why a disk refused
         for part in parts:
             file.write(part)
-            digest.update(part)
         file.flush()
         os.fsync(file.fileno())
-    return digest.hexdigest()
 
 
 def _checksum(data: bytes) -> str:
@@ -335,4 +371,22 @@ def _checksum(data: bytes) -> str:
 
 
 def _canonical(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return _SORTED.encode(body).encode()
+
+
+def _lines(value: Any, encoder: json.JSONEncoder, depth: int = 3) -> Iterator[str]:
+    """JSON in pieces, which are the lines of the file: while Python makes one, no other thread of it runs."""
+    if isinstance(value, Mapping) and value and depth:
+        opening = "{"
+        for key in sorted(value) if encoder.sort_keys else value:
+            first, *others = _lines(value[key], encoder, depth - 1)
+            yield f"{opening}{encoder.encode(key)}:{first}"
+            yield from others
+            opening = ","
+        yield "}"
+    elif isinstance(value, list) and len(value) > _PIECE:
+        for start in range(0, len(value), _PIECE):
+            yield f"{',' if start else '['}{encoder.encode(value[start : start + _PIECE])[1:-1]}"
+        yield "]"
+    else:
+        yield encoder.encode(value)

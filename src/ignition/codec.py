@@ -112,6 +112,11 @@ class _Encoder:
         self.known: dict[int, tuple[Tensor, Any]] = {}
 
     def encode(self, value: Any, place: str, depth: int) -> Any:
+        kind = type(value)
+        if kind is int or kind is bool or value is None:  # what there is most of first: the training waits
+            return value
+        if kind is Tensor:
+            return self._tensor(value, place)
         if depth > _DEEPEST:
             raise CheckpointError(
                 f"{place[:80]}... is nested deeper than a checkpoint can hold, or contains itself",
@@ -120,11 +125,9 @@ class _Encoder:
             )
         if isinstance(value, np.generic) and value.dtype.kind in "biufc":  # some are Python's numbers too
             return _marked("number", [value.dtype.str, _text(value.tobytes())])
-        if value is None or isinstance(value, bool) or type(value) is int:
-            return value
         if isinstance(value, str):
             return str.__str__(value)
-        if type(value) is float:
+        if kind is float:
             return value if math.isfinite(value) else _marked("float", repr(value))
         if isinstance(value, Tensor):
             return self._tensor(value, place)
@@ -181,11 +184,12 @@ class _Encoder:
         while name in self.tensors:  # {"a.b": ...} and {"a": {"b": ...}}, or the keys 1 and "1"
             count += 1
             name = f"{first}~{count}"
-        self.tensors[name] = value.detach()
+        self.tensors[name] = value.detach() if value.requires_grad else value
         order = None
         if value.layout is torch.strided and not value.is_contiguous():
             order = sorted(range(value.ndim), key=value.stride().__getitem__, reverse=True)
-        mark = _marked("tensor", [name, value.requires_grad, value.device.type, order])
+        device = "cpu" if value.is_cpu else value.device.type  # which costs twenty times as much to ask
+        mark = _marked("tensor", [name, value.requires_grad, device, order])
         self.known[id(value)] = (value, mark)  # with the tensor, so that its id stays its own
         return mark
 

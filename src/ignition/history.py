@@ -85,6 +85,7 @@ class History:
         self._rows: list[dict[str, Scalar]] = []
         self._ended: list[bool] = []
         self._names: dict[str, None] = {}
+        self._encoded: list[dict[str, Any]] = []  # as in a state: each row once, as a training waits for it
 
     __iter__ = None  # rows or columns? `.rows` and `.columns` say which
     _repr_html_ = history_html
@@ -336,11 +337,13 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything as plain values that JSON can hold, all of them copies."""
+        rows = self._rows[len(self._encoded) :]
+        self._encoded += [{name: encode(value) for name, value in row.items()} for row in rows]
         return {
             "format": _FORMAT,
             "version": _VERSION,
             "epoch_ended": list(self._ended),
-            "records": [{name: encode(value) for name, value in row.items()} for row in self._rows],
+            "records": [dict(record) for record in self._encoded],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -363,17 +366,15 @@ class History:
             )
         records, ended = state.get("records"), state.get("epoch_ended")
         if not (isinstance(records, list) and isinstance(ended, list) and len(records) == len(ended)):
-            expected = f"{whole}, with an epoch_ended for each of its records"
-            raise ArgumentError(f"{where} is a broken history", expected, _INTACT)
+            raise ArgumentError(f"{where} is a broken history", f"{whole}, as many epoch_ended as records", _INTACT)
         read = History()
         for number, (record, end) in enumerate(zip(records, ended, strict=True), start=1):
             try:
                 values = {name: decode(value) for name, value in record.items()}
                 read.append(values, epoch_ended=end)
             except (ArgumentError, AttributeError) as error:
-                given = f"{where} is a broken history: its record {number} is none"
-                raise ArgumentError(given, whole, _INTACT) from error
-        self._rows, self._ended, self._names = read._rows, read._ended, read._names
+                raise ArgumentError(f"{where} is a broken history in its record {number}", whole, _INTACT) from error
+        vars(self).update(vars(read))
 
     def _numbers(self, name: str) -> list[float]:
         return [self._number(name, value) for value in self[name]]

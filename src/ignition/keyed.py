@@ -27,7 +27,8 @@ from torch.utils.data import (
 )
 
 from ignition.errors import ArgumentError
-from ignition.rng import generators_of, key_of, keyed, keyed_blocks, reseed, seed_fetching
+from ignition.generators import generators_of, reseed
+from ignition.rng import key_of, keyed, keyed_blocks, seed_fetching
 from ignition.shards import WHOLE, Borrowed, Fill, Shard, deal, drops_last, portions_in
 
 __all__ = ["KeyedLoader", "can_be_keyed", "unsharded"]
@@ -292,15 +293,13 @@ class _KeyedDataset:
 
     def __getitems__(self, keyed_indices: _KeyedIndices) -> Any:
         key, indices = keyed_indices
-        for generator in self._own_generators():
-            reseed(generator, key)
-        with _randomness(key):
+        with _randomness(key, self._own_generators()):
             return self._collate(self._fetch(indices))
 
     def _own_generators(self) -> list[Any]:
-        """The generators that the data set keeps for itself; found once in each process that loads."""
+        """The generators that the data set and the collate function keep; found once in each process that loads."""
         if "_found" not in vars(self):
-            vars(self)["_found"] = list(generators_of(self._dataset))
+            vars(self)["_found"] = generators_of(self._dataset, self._collate)
         found: list[Any] = vars(self)["_found"]
         return found
 
@@ -330,11 +329,11 @@ class _KeyedDataset:
         setattr(self._dataset, name, value)
 
 
-def _randomness(key: int) -> AbstractContextManager[None]:
+def _randomness(key: int, others: list[Any]) -> AbstractContextManager[None]:
     """In a worker the generators are its own; in the main process they are the model's and must be put back."""
     if get_worker_info() is None:
-        return keyed(key)
-    seed_fetching(key)
+        return keyed(key, others)
+    seed_fetching(key, others)
     return nullcontext()
 
 

@@ -44,7 +44,7 @@ def check_tensor(name: str, tensor: Tensor) -> None:
     problem = None
     if is_lazy(tensor):
         problem = "that of a lazy module, which has seen no batch yet"
-    elif tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
+    elif tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
         problem = f"{'quantised' if tensor.is_quantized else tensor.layout} on the device {tensor.device}"
     elif tensor.dtype in _PACKED:
         problem = f"of {tensor.dtype}"

@@ -48,6 +48,7 @@ class Means:
         self._device_sums: dict[str, _DeviceSum] = {}
         self._objects: dict[str, Any] = {}
         self._kept: Memory | None = None
+        self._loaded: set[str] = set()  # sums that may go on on an accelerator, where they were
         self._warned = False
 
     def add(self, result: Any, weight: float | None) -> None:
@@ -154,6 +155,7 @@ class Means:
         self._sums.clear()
         self._device_sums.clear()
         self._objects.clear()
+        self._loaded.clear()
 
     def merge(self, other: Means) -> None:
         """Adds the sums and weights of `other`: the result is as if all had been added here."""
@@ -176,6 +178,7 @@ class Means:
                 self._names[name] = None
             else:
                 self._new_sum(name)[:] = entry
+                self._loaded.add(name)
 
     def _forget(self, result: Any) -> None:
         """Takes no notice of a result, but for the metric objects in it, which the others will compute together."""
@@ -283,7 +286,10 @@ class Means:
         if isinstance(value, Tensor) or isinstance(weight, Tensor):
             if name not in self._device_sums:
                 self._new_name(name)
-                self._device_sums[name] = _DeviceSum(value.device if isinstance(value, Tensor) else weight.device)
+                there = self._device_sums[name] = _DeviceSum((value if isinstance(value, Tensor) else weight).device)
+                if name in self._loaded:  # in the order in which they were summed: another would round otherwise
+                    before, weight_before = self._sums.pop(name)
+                    there.begin(before, weight_before, isinstance(weight, Tensor))
             self._device_sums[name].add(value, weight)
             return value
         entry = self._sums.get(name) or self._new_sum(name)
@@ -309,6 +315,13 @@ class _DeviceSum:
         self.parts = torch.zeros(3, dtype=dtype, device=device)  # sum of value * weight, of weight; lowest weight
         self.total, self.weight, self.lowest = self.parts[0], self.parts[1], self.parts[2]
         self.known_weight = 0.0  # the sum of those weights that are Python numbers
+
+    def begin(self, total: float, weight: float, weight_is_there: bool) -> None:
+        self.total.add_(total)
+        if weight_is_there:
+            self.weight.add_(weight)
+        else:
+            self.known_weight = weight
 
     def add(self, value: Any, weight: Any) -> None:
         if not isinstance(weight, Tensor):

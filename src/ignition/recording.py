@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ignition import rng
 from ignition.goal import Goal
 from ignition.loader_advice import give_advice
 from ignition.optimizers import learning_rates
@@ -36,7 +35,7 @@ def write_record(training: Training, goal: Goal) -> None:
     if training.signal is not None:
         raise EvaluationStopped
     if training.savers:  # where the evaluation begins, once more if it has to begin anew
-        training.pending["generators"] = rng.capture()
+        training.pending["generators"] = training.generators.capture()
     if trainer.eval_fn is not None:
         record |= {f"val_{name}": mean for name, mean in trainer.evaluate(max_steps=goal.max_eval_steps).items()}
     record |= learning_rates(trainer.optimizer) | plain_values(trainer.hyper) | training.take_seconds()

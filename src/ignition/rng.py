@@ -9,7 +9,7 @@ import ctypes
 import hashlib
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
 from typing import Any
@@ -18,15 +18,16 @@ import numpy as np
 import torch
 
 from ignition.errors import ArgumentError
+from ignition.generators import by_place, put_back, put_back_by_place, reseed, state_of
+from ignition.structure import named
 
 __all__ = [
+    "Generators",
     "capture",
     "check_seed",
-    "generators_of",
     "key_of",
     "keyed",
     "keyed_blocks",
-    "reseed",
     "restore",
     "seed_everything",
     "seed_fetching",
@@ -90,6 +91,41 @@ def restore(states: dict[str, Any]) -> None:
         torch.get_device_module(accelerator).set_rng_state_all(states[accelerator.type])
 
 
+class Generators:
+    """All generators of a training: the three, and those that its functions and its models keep for themselves.
+
+    Args:
+        trainer: What has ``train_fn``, ``eval_fn`` and ``model``.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self._own: dict[str, Any] | None = None
+
+    def look_again(self) -> None:
+        """Has the next `capture` look for those that are kept: the functions may be others now."""
+        self._own = None
+
+    def capture(self) -> dict[str, Any]:
+        """The states of all of them."""
+        if self._own is None:
+            self._own = self._found()
+        kept = {place: (type(one).__name__, state_of(one)) for place, one in self._own.items()}
+        return capture() | {"kept": kept}
+
+    def restore(self, states: dict[str, Any]) -> None:
+        """Puts them back to what `capture` returned; warns of one that is there no more."""
+        self._own = self._found()
+        restore(states)
+        put_back_by_place(self._own, states.get("kept", {}))
+
+    def _found(self) -> dict[str, Any]:
+        roots = {"train_fn": self._trainer.train_fn, "eval_fn": self._trainer.eval_fn}
+        for name, model in named(self._trainer.model).items():
+            roots |= {".".join(filter(None, ("model", name, path))): one for path, one in model.named_modules()}
+        return by_place(roots)
+
+
 def key_of(*parts: int | str) -> int:
     """A 63-bit seed that depends on every part, and in which neighbours have nothing in common.
 
@@ -101,96 +137,70 @@ def key_of(*parts: int | str) -> int:
     return int.from_bytes(digest, "little") % _SEEDS
 
 
-def seed_fetching(key: int) -> None:
-    """Seeds the generators that a data set draws from, all on the CPU: a tenth of what `seed_everything` costs."""
+def seed_fetching(key: int, others: Iterable[Any] = ()) -> None:
+    """Seeds the generators that a data set draws from, all on the CPU: a tenth of what `seed_everything` costs.
+
+    Others that it keeps get keys of their own, so that no two of them draw the same numbers.
+    """
     random.seed(key)
     np.random.seed(key % 2**32)
     torch.default_generator.manual_seed(key)
-
-
-def generators_of(value: Any, depth: int = 3) -> Iterator[Any]:
-    """The generators that an object keeps as attributes: torch's, numpy's and Python's.
-
-    Goes into objects and short lists among the attributes (a data set's transforms), `depth` levels down.
-    """
-    if isinstance(value, (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)):
-        yield value
-    elif depth and isinstance(value, (list, tuple)) and len(value) <= 64:
-        for item in value:
-            yield from generators_of(item, depth - 1)
-    elif depth and hasattr(value, "__dict__") and not isinstance(value, (type, torch.Tensor)):
-        for item in list(vars(value).values()):
-            yield from generators_of(item, depth - 1)
-
-
-def reseed(generator: Any, key: int) -> None:
-    """Has a generator that somebody keeps follow `key`."""
-    if isinstance(generator, torch.Generator):
-        generator.manual_seed(key)
-    elif isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = type(generator.bit_generator)(key).state
-    elif isinstance(generator, np.random.RandomState):
-        generator.seed(key % 2**32)
-    else:
-        generator.seed(key)
+    for place, generator in enumerate(others):
+        reseed(generator, key_of(key, place))
 
 
 @contextmanager
-def keyed(key: int) -> Iterator[None]:
+def keyed(key: int, generators: Sequence[Any] = ()) -> Iterator[None]:
     """Inside the ``with`` block the CPU generators follow `key`; afterwards they are where they were.
 
     Args:
         key: As `key_of` returns it.
+        generators: Others that are to do the same: torch's, numpy's or Python's.
     """
-    put_back = _kept(())
-    seed_fetching(key)
+    as_they_were = _kept(generators)
+    seed_fetching(key, generators)
     try:
         yield
     finally:
-        put_back()
+        as_they_were()
 
 
-def keyed_blocks(key: int, generators: Sequence[torch.Generator] = ()) -> Callable[[], AbstractContextManager[None]]:
+def keyed_blocks(key: int, generators: Sequence[Any] = ()) -> Callable[[], AbstractContextManager[None]]:
     """Makes ``with`` blocks as of `keyed`, of which each goes on with the generators where the one before it ended.
 
     Args:
         key: As `key_of` returns it.
         generators: Others than the CPU's that are to do the same.
     """
-
-    def begin() -> None:
-        seed_fetching(key)
-        for generator in generators:
-            generator.manual_seed(key)
-
-    go_on: Callable[[], None] = begin
+    go_on: Callable[[], None] = partial(seed_fetching, key, generators)
 
     @contextmanager
     def block() -> Iterator[None]:
         nonlocal go_on
-        put_back = _kept(generators)
+        as_they_were = _kept(generators)
         go_on()
         try:
             yield
         finally:
             go_on = _kept(generators)
-            put_back()
+            as_they_were()
 
     return block
 
 
-def _kept(generators: Sequence[torch.Generator]) -> Callable[[], None]:
+def _kept(generators: Sequence[Any]) -> Callable[[], None]:
     """Keeps the states of the CPU generators and of some others, and returns what puts them back."""
-    python, put_numpy_back = random.getstate(), _kept_numpy()
-    states = [(generator, generator.get_state()) for generator in (torch.default_generator, *generators)]
+    python, put_numpy_back, state = random.getstate(), _kept_numpy(), torch.default_generator.get_state()
+    others = [(generator, state_of(generator)) for generator in generators]
 
-    def put_back() -> None:
+    def restored() -> None:
         random.setstate(python)
         put_numpy_back()
-        for generator, state in states:
-            generator.set_state(state)
+        torch.default_generator.set_state(state)
+        for generator, kept in others:
+            put_back(generator, kept)
 
-    return put_back
+    return restored
 
 
 _WORDS = 624 * 4

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ignition import distributed, rng
+from ignition import distributed
 from ignition.checkpoint import Content
 from ignition.codec import decode, encode, give_back, metrics_in, restore_metrics
 from ignition.errors import CheckpointError
@@ -36,7 +36,8 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
 
     Args:
         training: Between two steps.
-        copy_tensor: ``copy_tensor(name, tensor)``: a copy on the CPU that shares no memory with the training.
+        copy_tensor: ``copy_tensor(name, tensor)``: the tensor on the CPU; a copy that shares no memory with the
+            training if that goes on before the content is written.
 
     Raises:
         CheckpointError: If there is something in the models, ``trainer.state`` or a callback that a checkpoint
@@ -64,13 +65,14 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
     others: dict[str, Tensor] = {**own_tensors, **their_tensors}
     extra: dict[str, Any] = {}
     for name, module in named(trainer.model).items():
-        for key, value in module.state_dict().items():
+        kept = module.state_dict()
+        for key, value in kept.items():
             if isinstance(value, Tensor):
                 check_tensor(key_in(name, key), value)
-                model[key_in(name, key)] = value.detach()
+                model[key_in(name, key)] = value.detach() if value.requires_grad else value
             else:  # what a module gives by get_extra_state
                 extra[key_in(name, key)] = encode(value, others, f"extra.{key_in(name, key)}")
-        others |= {f"buffer.{key_in(name, key)}": buffer for key, buffer in _transient_buffers(module)}
+        others |= {f"buffer.{key_in(name, key)}": one for key, one in module.named_buffers() if key not in kept}
     state = {
         "position": asdict(training.position),
         "fit": training.fit | {"stop_reason": trainer.stop_reason},
@@ -81,7 +83,7 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
         "unit": training.processes.unit,
         "seed": trainer.seed,
         "hyper": encode(trainer.hyper, others, "hyper"),
-        "history": encode(trainer.history.state_dict(), others, "history"),
+        "history": trainer.history.state_dict(),
         "seconds": training.elapsed(),
         "scales": encode(training.scales(), others, "scales"),
         "optimizers": {
@@ -100,9 +102,8 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
         **mine,
     }
     files = {"model": model, "optimizer": optimizers, "state": others}
-    for entries in files.values():
-        for name, tensor in entries.items():
-            check_tensor(name, tensor)
+    for name, tensor in (*optimizers.items(), *others.items()):
+        check_tensor(name, tensor)
     parts = parts_in(files, copy_tensor) if is_sharded else None
     if shared is None:  # the first process has the rest
         return Content({}, {}, parts)
@@ -137,7 +138,7 @@ def apply(training: Training, content: Content, source: str) -> None:
             (name, module, _model_state(module, name, content, extra)) for name, module in named(trainer.model).items()
         ]
         metrics = decode(state["metrics"], others, device=device)
-        part, history = own_part(state, source), decode(state["history"], others)
+        part, history = own_part(state, source), state["history"]
         position = moved_position(state, data_size(trainer.train_loader)["batch_size"], source)
         hyper = decode(state["hyper"], others, trainer.hyper, objects, device)
         user_state = decode(part["state"], others, trainer.state, objects, device)
@@ -172,7 +173,7 @@ def apply(training: Training, content: Content, source: str) -> None:
         trainer.seed = state["seed"]
         training.restore(state | decoded, scales, loader)
         training.processes.unit = state["unit"]
-        rng.restore(generators)
+        training.generators.restore(generators)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -208,12 +209,6 @@ def _parameters(models: Any) -> Iterator[tuple[str, nn.Parameter]]:
     for name, model in named(models).items():
         for path, parameter in model.named_parameters():
             yield key_in(name, path), parameter
-
-
-def _transient_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The buffers that are not in the state dict (``persistent=False``), and yet go on with the training."""
-    kept = module.state_dict().keys()
-    return ((name, buffer) for name, buffer in module.named_buffers() if name not in kept)
 
 
 def _by_name(callbacks: list[Callback]) -> Iterator[tuple[str, Callback]]:
@@ -302,7 +297,7 @@ def settings_of(trainer: Any) -> dict[str, str]:
 def _generators(training: Training) -> dict[str, Any]:
     """The states of all generators: those from before an evaluation that is to be begun anew."""
     kept = None if training.pending is None else training.pending.get("generators")
-    return rng.capture() if kept is None else kept
+    return training.generators.capture() if kept is None else kept
 
 
 def _loader_state(training: Training) -> Any:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ignition.checkpoint import broken, serialised, write_file
+from ignition.checkpoint import broken, checksums_of, serialised, write_file
 from ignition.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -56,9 +56,12 @@ def write_part(folder: Path, kind: str, rank: int, count: int, parts: Mapping[st
     name = f"{kind}-{rank + 1:05}-of-{count:05}.safetensors"
     held = {key: part for key, part in parts.items() if part.rows.shape[0]}
     blocks, foreign = serialised({key: part.rows for key, part in held.items()})
+    with checksums_of({name: blocks}) as checksums:
+        write_file(folder / name, blocks)
+        checksum = checksums()[name]
     return {
         "name": name,
-        "checksum": write_file(folder / name, blocks),
+        "checksum": checksum,
         "foreign": foreign,
         "rows": {key: [part.start, part.rows.shape[0]] for key, part in held.items()},
         "tensors": {key: {"dtype": str(one.rows.dtype), "shape": list(one.shape)} for key, one in parts.items()},

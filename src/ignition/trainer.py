@@ -306,7 +306,7 @@ class Trainer(Generic[Model]):
             OSError: If it cannot be written; what was there stays.
         """
         with together():
-            content = capture(self.training, lambda name, tensor: tensor.to("cpu", copy=True))
+            content = capture(self.training, lambda name, tensor: tensor.cpu())  # nothing changes meanwhile
             if content is not None:
                 write(Path(path), content)
             distributed.barrier()

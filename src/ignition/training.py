@@ -97,6 +97,7 @@ class Training:
         self.savers: list[Callable[[Any], None]] = []
         self._keyed: dict[str, tuple[Any, Any]] = {}
         self._scales: dict[str, Any] = {}
+        self.generators = rng.Generators(trainer)
         self.kept_place: KeptPlace | None = None  # where a loader was put back that keeps its place by itself
         self._seconds = 0.0
         self._since: float | None = None
@@ -175,6 +176,7 @@ class Training:
         self.signal = None
         self.paused = self.ended_in_order = False
         self.has_begun = True
+        self.generators.look_again()
         self.savers = list(savers)
         sync = self.processes.gradient_sync(self.prepared)
         if watched or self.rules.described() or sync is not None:
@@ -270,7 +272,7 @@ class Training:
         finally:
             self.evaluating = None
         if self.pending is not None and running and running[0].stopped:
-            rng.restore(self.pending["generators"])  # what it drew, it draws again
+            self.generators.restore(self.pending["generators"])  # what it drew, it draws again
             raise EvaluationStopped
 
     def save_point(self) -> None:

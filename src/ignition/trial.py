@@ -16,6 +16,7 @@ from ignition.callbacks.schedule import Schedule
 from ignition.captured import variables_of
 from ignition.data import keeps_place
 from ignition.errors import ArgumentError
+from ignition.generators import generators_of
 from ignition.history import History
 from ignition.means import Means
 from ignition.memory import Memory, has_memory
@@ -135,7 +136,7 @@ def _with_own_workers(loader: Any) -> Any:
 
 
 def _add_loader(memory: Memory, loader: Any) -> None:
-    generators = Memory([*rng.generators_of(loader), *rng.generators_of(getattr(loader, "dataset", None))])
+    generators = Memory(generators_of(loader, getattr(loader, "dataset", None)))
     stateful = keeps_place(loader)
     if stateful is not None and not (stateful is loader and isinstance(loader, DataLoader)):  # a copy is read of that
         state = copy.deepcopy(stateful.state_dict())
