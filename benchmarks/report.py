@@ -195,6 +195,9 @@ def losses(figures: Figures) -> str:
     seeded = figures.above("loading", "read_fit_data_loader_seed", "loading", "read_fit_data_loader")
     if ready_made:
         lines.append(f"- `fit_on_batch` takes {number(median(ready_made))} µs a step more than the step written out.")
+    predicting = figures.above("predicting", "predict_ignition", "predicting", "predict_by_hand")
+    if predicting:
+        lines.append(f"- `predict` takes {number(median(predicting))} µs a batch more than the loop written by hand.")
     slower = median(figures.ratios("compiling", "compiled small", "compiling", "eager small") or [0])
     if slower > 1:
         lines.append(f"- `compile=True` makes a step of the tiny classifier {number(slower)} times as long.")

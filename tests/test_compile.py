@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from ignition import Trainer, crossentropy_loss, optimize, predict_on_batch
+from ignition import Trainer, crossentropy_loss, load_weights, optimize, predict_on_batch
 from ignition.callbacks import EMA, SaveModel, Schedule
 from ignition.errors import ArgumentError
 
@@ -61,6 +61,24 @@ def test_a_hyperparameter_that_changes_each_step_compiles_nothing_anew():
     assert counter.frame_count == 2
 
 
+def test_a_hyperparameter_that_the_model_is_called_with_is_compiled_once_for_all_its_values():
+    class Scaled(nn.Linear):
+        def forward(self, x, scale):
+            return super().forward(x) * scale
+
+    counter, model = CompileCounter(), Scaled(4, 3)
+    optimizer, compiled = torch.optim.SGD(model.parameters(), lr=0.1), []
+
+    def train_fn(model, x, y, scale):
+        compiled.append(counter.frame_count)
+        optimize(crossentropy_loss(model(x, scale), y), optimizer)
+
+    trainer = Trainer(model, optimizer, train_fn, batches, compile={"backend": counter}, progress=False)
+    trainer.callbacks = [Schedule("scale", lambda step: 0.9**step, every="step")]
+    trainer.fit(epochs=4)
+    assert compiled == [0, 1, 2, 2, 2, 2, 2, 2]
+
+
 def test_what_is_saved_has_the_plain_names(tmp_path):
     files = [SaveModel(tmp_path / name) for name in ("model.pt", "model.safetensors")]
     trainer = trained({"backend": "eager"}, callbacks=[EMA(0.9), *files])
@@ -72,6 +90,9 @@ def test_what_is_saved_has_the_plain_names(tmp_path):
     assert list(torch.load(tmp_path / "model.pt", weights_only=True)) == names
     assert list(torch.load(tmp_path / "model.ema.pt", weights_only=True)) == names
     assert sorted(load_file(tmp_path / "model.safetensors")) == sorted(names)
+    trainer.save(tmp_path / "checkpoint")
+    assert sorted(load_file(tmp_path / "checkpoint" / "model.safetensors")) == sorted(names)
+    load_weights(nn.Sequential(*trainer.model), tmp_path / "checkpoint")
 
 
 def test_evaluation_and_prediction_use_the_compiled_model_too_and_modes_are_kept():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+import re
 import types
 from importlib.metadata import version
 
@@ -275,13 +276,136 @@ def test_each_public_thing_says_what_it_is():
     assert {name: line for name, line in first_lines.items() if not line.endswith((".", ":"))} == {}
 
 
-@pytest.mark.parametrize("name", SIGNATURES)
-def test_each_argument_is_described(name):
-    found = called(name)
+def at_length():
+    """What is documented in more than a line: one line says it all, or names the function that does."""
+    return {name: value for name, value in documented().items() if "\n" in (inspect.getdoc(value) or "")}
+
+
+@pytest.mark.parametrize("name", [name for name, value in at_length().items() if callable(value)])
+def test_each_argument_and_each_result_is_described(name):
+    found = documented()[name]
     doc = inspect.getdoc(found)
     arguments = [argument for argument in inspect.signature(found).parameters if argument != "self"]
-    missing = [argument for argument in arguments if f"    {argument}: " not in doc]
-    assert not missing or "\n" not in doc  # one line says it all, or names the function that does
+    is_method, is_result = "." in name, isinstance(found, type) and issubclass(found, (tuple, Warning))
+    if not is_result and (not is_method or "\nArgs:" in doc):
+        assert [argument for argument in arguments if not re.search(rf"^    \*?{argument}: ", doc, re.M)] == []
+    if isinstance(found, types.FunctionType) and not is_method and found.__annotations__["return"] != "None":
+        assert "\nReturns:" in doc
+
+
+BATCH = (torch.zeros(8, 4), torch.zeros(8, dtype=torch.long))
+
+
+def loss_of(model, x, y):
+    return {"loss": model(x).sum()}
+
+
+def trainer_of(train_fn=loss_of, loader=(BATCH,), eval_fn=None, **hyper):
+    trainer = Trainer(nn.Linear(4, 3), None, train_fn, loader, eval_fn, eval_fn and [BATCH], progress=False)
+    trainer.hyper = hyper
+    return trainer
+
+
+WRONG = {
+    "accuracy": [lambda: ignition.accuracy(None, BATCH[1]), lambda: ignition.accuracy(BATCH[0], BATCH[0])],
+    "topk_accuracy": [lambda: ignition.topk_accuracy(*BATCH, ks=(9,))],
+    "freeze": [lambda: ignition.freeze(None)],
+    "unfreeze": [lambda: ignition.unfreeze([nn.Identity()])],
+    "freeze_until": [
+        lambda: ignition.freeze_until(nn.Linear(1, 1), None),
+        lambda: ignition.freeze_until(nn.Linear(1, 1), ["bias"]),
+        lambda: ignition.freeze_until(nn.Linear(1, 1), "nowhere"),
+    ],
+    "set_lr": [lambda: ignition.set_lr(None, 0.1)],
+    "seed_everything": [lambda: ignition.seed_everything(-1)],
+    "optimize": [
+        lambda: ignition.optimize(1.0, torch.optim.SGD(nn.Linear(1, 1).parameters(), 0.1)),
+        lambda: ignition.optimize(nn.Linear(1, 1)(torch.zeros(1)), None),
+    ],
+    "fit_on_batch": [lambda: ignition.fit_on_batch(nn.Identity(), *BATCH, None, None)],
+    "evaluate_on_batch": [lambda: ignition.evaluate_on_batch(nn.Identity(), *BATCH, metrics=["nothing"])],
+    "crossentropy_loss": [lambda: ignition.crossentropy_loss(torch.zeros(2, 3), torch.tensor([0, 3]))],
+    "make_var": [lambda: ignition.make_var("x"), lambda: ignition.make_var(1.0, dtype="float")],
+    "load_weights": [
+        lambda: ignition.load_weights(nn.Identity(), None),
+        lambda: ignition.load_weights(nn.Identity(), "nowhere.pt"),
+        lambda: ignition.load_weights(None, "nowhere.pt"),
+    ],
+    "evaluate": [
+        lambda: ignition.evaluate(None, loss_of, [BATCH]),
+        lambda: ignition.evaluate(nn.Linear(4, 3), loss_of, [], progress=False),
+        lambda: ignition.evaluate(nn.Linear(4, 3), loss_of, [BATCH], batch_axis=2, progress=False),
+        lambda: ignition.evaluate(nn.Linear(4, 3), lambda model: 0.0, [BATCH], progress=False),
+        lambda: ignition.evaluate(nn.Linear(4, 3), loss_of, [BATCH], hyper={"y": 1}, progress=False),
+        lambda: ignition.evaluate(nn.Linear(4, 3), lambda model, x, y: "", [BATCH], progress=False),
+    ],
+    "predict": [
+        lambda: ignition.predict(nn.Linear(4, 3), None, [BATCH]),
+        lambda: ignition.predict(nn.Linear(4, 3), ignition.predict_on_batch, []),
+        lambda: ignition.predict(nn.Linear(4, 3), ignition.predict_on_batch, [BATCH], batch_axis=2),
+        lambda: ignition.predict(nn.Linear(4, 3), lambda model, x: None, [BATCH]),
+    ],
+    "sanity_checks": [lambda: ignition.sanity_checks(None), lambda: ignition.sanity_checks(trainer_of(loader=[]))],
+    "summary": [lambda: ignition.summary(None), lambda: ignition.summary(nn.Identity(), depth=0)],
+    "TensorLoader": [
+        lambda given=given: ignition.TensorLoader(*given, batch_size=2) for given in ([], [None], [BATCH])
+    ],
+    "Trainer": [lambda: trainer_of(train_fn=[BATCH]), lambda: trainer_of(epoch=1)],
+    "Trainer.fit": [
+        lambda: trainer_of().fit(),
+        lambda: trainer_of(lambd=1.0).fit(1),
+        lambda: trainer_of(lambda model: None).fit(1),
+        lambda: trainer_of(loader=[]).fit(1),
+        lambda: trainer_of(lambda model, x, y: "").fit(1),
+    ],
+    "Trainer.evaluate": [
+        lambda: trainer_of().evaluate(),
+        lambda: trainer_of(eval_fn=loss_of).evaluate([]),
+        lambda: trainer_of(eval_fn=lambda model: 0.0).evaluate(),
+        lambda: trainer_of(eval_fn=loss_of, y=1).evaluate(),
+        lambda: trainer_of(eval_fn=lambda model, x, y: "").evaluate(),
+    ],
+    "Trainer.predict": [
+        lambda: trainer_of().predict([BATCH], ignition.predict_on_batch),
+        lambda: trainer_of().predict(ignition.predict_on_batch, []),
+        lambda: trainer_of().predict(lambda model, x: None, [BATCH]),
+    ],
+    "Trainer.find_lr": [
+        lambda: trainer_of().find_lr(start_lr=-1),
+        lambda: trainer_of(loader=[]).find_lr(),
+    ],
+    "Trainer.save": [lambda: trainer_of().save(None)],
+    "Trainer.load": [lambda: trainer_of().load(None), lambda: trainer_of().load("nowhere")],
+    "Trainer.on": [lambda: trainer_of().on("sunday")],
+    "History.plot": [lambda: History().plot("loss"), lambda: History().plot(by="day")],
+    "History.best_epoch": [lambda: History().best_epoch("loss", mode="up")],
+    "History.to_csv": [lambda: History().to_csv(None), lambda: History().to_csv("/dev/null/history.csv")],
+    "History.to_json": [lambda: History().to_json(None), lambda: History().to_json("/dev/null/history.json")],
+    "History.from_json": [lambda: History.from_json(None), lambda: History.from_json("nowhere.json")],
+    "History.append": [lambda: History().append({}, epoch_ended=True)],
+    "report.plot_history": [
+        lambda: ignition.report.plot_history(None),
+        lambda: ignition.report.plot_history(History()),
+    ],
+    "report.find_examples": [lambda: ignition.report.find_examples(*BATCH, which="both")],
+    "report.plot_confusion": [lambda: ignition.report.plot_confusion(BATCH[0], BATCH[0])],
+    "report.label_counts": [lambda: ignition.report.label_counts(None)],
+}
+
+
+@pytest.mark.parametrize(("name", "call"), [(name, call) for name, calls in WRONG.items() for call in calls])
+def test_what_bad_input_raises_stands_in_the_docstring(name, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Exception) as raised:  # noqa: PT011 (which one it may be is what is asked)
+        call()
+    said = inspect.getdoc(called(name)).partition("\nRaises:\n")[2].partition("\nExample:")[0]
+    kinds = {
+        word
+        for line in said.splitlines()
+        if (head := re.match(r"    ([\w, ]+):", line))
+        for word in head[1].split(", ")
+    }
+    assert kinds & {kind.__name__ for kind in type(raised.value).__mro__ if kind is not Exception}
 
 
 def test_the_version_is_that_of_the_distribution():

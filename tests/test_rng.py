@@ -219,8 +219,10 @@ def test_blocks_lead_and_put_back_other_generators_too():
 
     block = keyed_blocks(5, generators)
     parts = [read(block), read(block)]
-    expected = torch.rand(6, generator=torch.Generator().manual_seed(5)).tolist()
-    assert [first + second for first, second in zip(*parts, strict=True)] == [expected] * 2
+    with keyed(5, generators):  # each under a key of its own
+        expected = [torch.rand(6, generator=generator).tolist() for generator in generators]
+    assert expected[0] != expected[1]
+    assert [first + second for first, second in zip(*parts, strict=True)] == expected
     assert read(keyed_blocks(5, generators)) == parts[0]
 
 

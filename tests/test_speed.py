@@ -8,7 +8,7 @@ import pytest
 import torch
 from fake_device import Accelerator
 
-from ignition import Trainer, evaluate, optimize, predict
+from ignition import Trainer, crossentropy_loss, evaluate, fit_on_batch, optimize, predict
 from ignition.callbacks import Callback, CSVLogger, EarlyStopping, LinearDecay, SaveModel, TimeLimit
 from ignition.progress import Progress
 
@@ -76,7 +76,35 @@ def test_an_evaluation_step_calls_few_functions():
 
 def test_a_prediction_step_calls_few_functions():
     model, output = torch.nn.Linear(1, 1), torch.zeros(32)
-    assert calls_a_step(lambda steps: lambda: predict(model, lambda model, x: output, Batches(steps))) <= 20
+    assert calls_a_step(lambda steps: lambda: predict(model, lambda model, x: output, Batches(steps))) <= 14
+
+
+def test_fit_on_batch_calls_few_functions_beside_those_of_the_step_written_out():
+    def written_out(model, optimizer, x, y):
+        outputs = model(x)
+        loss = torch.nn.functional.cross_entropy(outputs, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return {"loss": loss, "acc": (outputs.argmax(dim=1) == y).float().mean()}
+
+    def ready_made(model, optimizer, x, y):
+        return fit_on_batch(model, x, y, crossentropy_loss, optimizer)
+
+    def stepping(step):
+        def make(steps):
+            layer = torch.nn.Linear(16, 4)
+            optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+
+            def train_fn(model, x, y):
+                return step(model, optimizer, x, y)
+
+            trainer = Trainer(layer, optimizer, train_fn, Batches(steps), progress=False)
+            return lambda: trainer.fit(epochs=1)
+
+        return make
+
+    assert calls_a_step(stepping(ready_made)) - calls_a_step(stepping(written_out)) <= 40
 
 
 def test_callbacks_without_a_hook_for_batches_cost_nothing_a_step(tmp_path):

@@ -110,11 +110,12 @@ def predict(
         progress: Whether to show a bar, in a terminal or a notebook.
 
     Returns:
-        The outputs for all samples, nested as the function returned them: detached tensors on the CPU.
+        The outputs for all samples, nested as the function returned them: detached tensors ``(samples, ...)`` on the
+        CPU, where `batch_axis` is 0.
 
     Raises:
         ArgumentError: If an argument has the wrong type, value or place.
-        BatchError: If the loader gives no batch.
+        BatchError: If the loader gives no batch, or a batch has not the batch axis.
         FunctionError: If the function cannot take a batch of this loader, or returns what cannot be joined.
 
     Example:

@@ -298,7 +298,7 @@ class History:
             path: The file. Its folders are made; what is there is replaced as a whole.
 
         Raises:
-            OSError: The file cannot be written. What was there stays.
+            OSError, TypeError: The file cannot be written, or `path` is no path. What was there stays.
         """
         write_text(path, lambda file: write_csv(file, self.columns, self._rows))
 
@@ -311,7 +311,7 @@ class History:
             path: The file. Its folders are made; what is there is replaced as a whole.
 
         Raises:
-            OSError: The file cannot be written. What was there stays.
+            OSError, TypeError: The file cannot be written, or `path` is no path. What was there stays.
         """
         state = self.state_dict()
         records = ",\n".join(json.dumps(record, allow_nan=False) for record in state.pop("records"))
@@ -329,7 +329,7 @@ class History:
 
         Raises:
             ArgumentError: The file holds no history, or one of a later format.
-            OSError: The file cannot be read.
+            OSError, TypeError: The file cannot be read, or `path` is no path.
         """
         history = cls()
         history._load(read_json(path), os.fspath(path))

@@ -22,7 +22,7 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     - binary: outputs ``(batch,)`` or ``(batch, 1)`` of logits, targets ``(batch,)`` or ``(batch, 1)`` of 0 and 1;
       a logit above 0 predicts 1. So do outputs ``(batch, 1, ...)`` with targets ``(batch, ...)``.
     - multi-label: outputs ``(batch, labels, ...)`` of logits, targets of the same shape of 0 and 1; a sample is
-      right where all of its labels are (exact match).
+      right where all of its labels are (exact match, as scikit-learn's ``accuracy_score`` has it).
 
     Outputs that are integers or booleans are taken as predictions themselves; for probabilities pass
     ``probabilities > 0.5``.

@@ -110,7 +110,7 @@ def freeze_until(model: M, name: str) -> M:
     _check_module("freeze_until", model)
     modules = dict(model.named_modules(remove_duplicate=False))
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    if not name or (name not in modules and name not in parameters):
+    if not isinstance(name, str) or not name or (name not in modules and name not in parameters):
         close = difflib.get_close_matches(str(name), [*modules, *parameters], n=3)
         raise ArgumentError(
             f"freeze_until was given the name {name!r}",

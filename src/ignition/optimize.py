@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from ignition.errors import ArgumentError
 from ignition.running import running
@@ -27,8 +27,10 @@ def optimize(
       touch each other's gradients.
     - ``accumulate``: the gradients of a window's batches are gathered, and the step uses their weighted mean. It is
       the gradient of the mean over all samples of the window, whatever the sizes of its batches.
-    - ``precision="fp16"``: the loss is scaled, the gradients are unscaled, and a step that would overflow is left out.
-    - ``clip_norm``: the gradient is clipped, once a step.
+    - ``precision="fp16"``: the loss is scaled, the gradients are unscaled, and a step that would overflow is left out
+      (Micikevicius et al. 2018, "Mixed precision training", arXiv:1710.03740; `torch.amp.GradScaler`).
+    - ``clip_norm``: the gradient is clipped, once a step, to that Euclidean norm (Pascanu et al. 2013, "On the
+      difficulty of training recurrent neural networks", arXiv:1211.5063).
 
     Args:
         loss: A tensor with one element, with a graph: the mean over a batch.
@@ -77,28 +79,19 @@ def update(
             expected="at least one parameter to train",
             fix="unfreeze a part of the model, or give the optimizer the parameters that are to be trained",
         )
-    run = running.get()
-    if run is None or not run.training:
-        return _step(loss, optimizer, None, retain_graph, parameters if with_norm else None)
-    if run.window is not None:
-        return run.window.update(loss, optimizer, parameters, weight, retain_graph, with_norm)
-    if torch.is_autocast_enabled(run.device.type):
-        with torch.autocast(run.device.type, enabled=False):  # backward has the types that the forward pass chose
-            return _step(loss, optimizer, parameters, retain_graph, parameters if with_norm else None)
-    return _step(loss, optimizer, parameters, retain_graph, parameters if with_norm else None)
-
-
-def _step(
-    loss: Tensor,
-    optimizer: Optimizer,
-    inputs: list[Tensor] | None,
-    retain_graph: bool,
-    measured: list[Tensor] | None,
-) -> Tensor | None:
+    run, inputs = running.get(), None
+    if run is not None and run.training:
+        if run.window is not None:
+            return run.window.update(loss, optimizer, parameters, weight, retain_graph, with_norm)
+        # Backward has the types that the forward pass chose. Asked of all devices first, which is the quickest.
+        if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(run.device.type):
+            with torch.autocast(run.device.type, enabled=False):
+                return update(loss, optimizer, retain_graph=retain_graph, with_norm=with_norm)
+        inputs = parameters
     optimizer.zero_grad()
     torch.autograd.backward(loss, retain_graph=retain_graph, inputs=inputs)
     # Before the step, which may write into the gradients: SGD with Nesterov momentum does.
-    norm = None if measured is None else total_norm(measured)
+    norm = total_norm(parameters) if with_norm else None
     optimizer.step()
     return norm
 
@@ -113,7 +106,7 @@ def _check(loss: Any, optimizer: Any) -> None:
             expected="a loss computed from parameters that require gradients",
             fix="look for .item(), .detach() or torch.no_grad() on the way to the loss, and for a frozen model",
         )
-    if isinstance(optimizer, torch.optim.LBFGS):
+    if isinstance(optimizer, LBFGS):
         raise ArgumentError(
             "optimize was given LBFGS, which evaluates the loss several times in a step",
             expected="an optimizer whose step needs no closure",

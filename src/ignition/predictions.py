@@ -101,11 +101,39 @@ class _Joined:
 
     def __init__(self, first: Tensor, axis: int, batches: int) -> None:
         self._axis = axis % first.ndim
-        self._room = self._empty(first, first.shape[self._axis] * batches)
+        self._shape, self._size = first.shape, first.shape[self._axis]  # of the output before
         self._filled = 0
         self._sizes: list[int] = []  # of each batch
+        self._make_room(first, self._size * batches)
 
     def append(self, output: Tensor) -> None:
+        if output.shape != self._shape or output.dtype != self._room.dtype:
+            self._check(output)
+            self._shape, self._size = output.shape, output.shape[self._axis]
+        end = self._filled + self._size
+        if end > self._most:
+            # Doubled, so that a stream of unknown length is copied a constant number of times.
+            before = self.result()
+            self._make_room(before, max(end, 2 * self._most))
+            self._places[: self._filled] = before.movedim(self._axis, 0)
+        if output.requires_grad:
+            output = output.detach()
+        # Written at once, since a function may use the memory of an output again; waits for an accelerator.
+        self._places[self._filled : end] = output.movedim(self._axis, 0) if self._axis else output
+        self._filled = end
+        self._sizes.append(self._size)
+
+    def result(self) -> Tensor:
+        return self._room.narrow(self._axis, 0, self._filled)
+
+    def _make_room(self, like: Tensor, size: int) -> None:
+        shape = list(like.shape)
+        shape[self._axis] = size
+        self._most = size
+        self._room = torch.empty(shape, dtype=like.dtype)
+        self._places = self._room.movedim(self._axis, 0)  # the same memory, a sample a place
+
+    def _check(self, output: Tensor) -> None:
         kept, new = list(self._room.shape), list(output.shape)
         if self._axis < len(new):
             kept[self._axis] = new[self._axis] = 0
@@ -116,16 +144,6 @@ class _Joined:
                 expected=f"tensors that differ in axis {self._axis} alone",
                 fix="pad or convert them to one shape and type, or leave out what differs from batch to batch",
             )
-        end = self._filled + output.shape[self._axis]
-        if end > self._room.shape[self._axis]:
-            # Doubled, so that a stream of unknown length is copied a constant number of times.
-            larger = self._empty(self._room, max(end, 2 * self._room.shape[self._axis]))
-            larger.narrow(self._axis, 0, self._filled).copy_(self.result())
-            self._room = larger
-        # Waits for the device where the output is on one.
-        self._room.narrow(self._axis, self._filled, end - self._filled).copy_(output.detach())
-        self._filled = end
-        self._sizes.append(output.shape[self._axis])
 
     def kind(self) -> str:
         """What has to be the same in every process: type and shape, but for the axis that grows."""
@@ -135,10 +153,11 @@ class _Joined:
     def gather(self) -> None:
         """Brings together what all processes have: batch by batch, as they were dealt out. Waits for all of them."""
         every: list[list[int]] = [json.loads(text) for text in distributed.gather_texts(json.dumps(self._sizes))]
-        parts = []
+        parts, shape = [], list(self._room.shape)
         for source, sizes in enumerate(every):
+            shape[self._axis] = sum(sizes)
             mine = source == distributed.rank()
-            room = (self.result() if mine else self._empty(self._room, sum(sizes))).contiguous()
+            room = (self.result() if mine else torch.empty(shape, dtype=self._room.dtype)).contiguous()
             if room.numel():
                 distributed.broadcast(room.view(-1).view(torch.uint8), source)  # bytes, so that any type will do
             parts.append(iter(torch.split(room, sizes, self._axis) if sizes else ()))
@@ -146,14 +165,6 @@ class _Joined:
         batches = [part for _ in range(turns) for one in parts if (part := next(one, None)) is not None]
         self._room = torch.cat(batches, self._axis)
         self._filled = self._room.shape[self._axis]
-
-    def result(self) -> Tensor:
-        return self._room.narrow(self._axis, 0, self._filled)
-
-    def _empty(self, like: Tensor, size: int) -> Tensor:
-        shape = list(like.shape)
-        shape[self._axis] = size
-        return torch.empty(shape, dtype=like.dtype)
 
 
 def _parts(joined: Any) -> Iterator[_Joined]:

@@ -56,6 +56,7 @@ def load_weights(model: Any, path: str | os.PathLike[str], strict: bool = True) 
         ArgumentError: If `model` is no model, or the path ends in something else.
         CheckpointError: If the file is not there or cannot be read, or does not fit and `strict` is true. Nothing is
             loaded then.
+        TypeError: If `path` is no path.
 
     Example:
         >>> from tempfile import TemporaryDirectory

@@ -21,12 +21,11 @@ from ignition import rng
 from ignition.data import items_of
 from ignition.errors import ArgumentError, IgnitionError
 from ignition.figures import draw_bars, draw_images, draw_matrix, draw_panels
+from ignition.history import History
 from ignition.records import table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from ignition.history import History
 
 __all__ = [
     "Example",
@@ -46,7 +45,7 @@ class Example(NamedTuple):
         sample: Its place in the data, from 0 on.
         target: Its class.
         predicted: The class with the largest probability.
-        confidence: That probability.
+        confidence: That probability, from 0 to 1.
     """
 
     sample: int
@@ -121,7 +120,10 @@ def find_examples(
         targets: Class numbers ``(samples,)``.
         which: "wrong" or "right".
         most: True for the most confident first, False for the least confident first.
-        count: How many at most.
+        count: How many at most, 1 or more.
+
+    Returns:
+        What was found, in order, with ``plot(inputs)`` for images.
 
     Raises:
         ArgumentError: If the shapes do not fit, or an argument is out of range.
@@ -210,6 +212,9 @@ def label_counts(data: Any) -> dict[int, int]:
         data: Class numbers (a tensor, array or list); or a data set, the last item of whose samples is the class; or a
             loader, the last item of whose batches are the classes. What is drawn while it is read is put back.
 
+    Returns:
+        The number of samples by class, the classes in order; none for a class that is not there.
+
     Raises:
         ArgumentError: If they are no class numbers.
 
@@ -236,6 +241,9 @@ def plot_label_counts(data: Any, *, labels: Sequence[str] | None = None, ax: Axe
         labels: The names of the classes.
         ax: Where to draw; by default a figure of its own.
 
+    Returns:
+        The matplotlib ``Axes``.
+
     Raises:
         ArgumentError: As `label_counts` does, or if there are fewer labels than classes.
         IgnitionError: matplotlib is not installed.
@@ -258,10 +266,12 @@ def plot_history(history: History, *, by: Literal["epoch", "step"] = "epoch", co
         The axes, one for each metric; ``axes[0].figure`` is the whole.
 
     Raises:
-        ArgumentError: `by` is neither.
+        ArgumentError: `history` is no History, `by` is neither, or `columns` is no integer of 1 or more.
         MetricError: A metric holds no numbers, or there is none.
         IgnitionError: matplotlib is not installed.
     """
+    if not isinstance(history, History):
+        raise ArgumentError(f"history is a {type(history).__name__}", "a History", "pass trainer.history")
     panels: dict[str, list[str]] = {}
     for name in history.columns:
         if name.startswith(("train_", "val_")):

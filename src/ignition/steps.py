@@ -130,6 +130,10 @@ def predict_on_batch(model: nn.Module, x: Any) -> Any:
 
     Returns:
         What the model returns: outputs ``(batch, ...)``, or a nesting of them.
+
+    Example:
+        >>> predict_on_batch(nn.Linear(2, 3), torch.zeros(4, 2)).shape
+        torch.Size([4, 3])
     """
     return model(x)
 

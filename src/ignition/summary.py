@@ -72,8 +72,8 @@ def summary(model: Any, input: Any = None, *, input_size: Any = None, depth: int
         An object that prints itself, with `parameters`, `trainable` and `bytes`.
 
     Raises:
-        ArgumentError: If `model` is no module, both inputs are given, they do not belong to the models, or torchinfo
-            is missing.
+        ArgumentError: If `model` is no module, both inputs are given, they do not belong to the models, `depth` is no
+            integer of 1 or more, or torchinfo is missing.
         RuntimeError: From torchinfo, if the model cannot be called with the input.
 
     Example:

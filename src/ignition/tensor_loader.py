@@ -49,9 +49,10 @@ class TensorLoader:
         drop_last: bool = False,
         device: str | torch.device | None = None,
     ) -> None:
-        wrong = next((tensor for tensor in tensors if not isinstance(tensor, Tensor) or tensor.ndim == 0), None)
-        if not tensors or wrong is not None:
-            what = "no tensor" if not tensors else "a 0-d tensor" if isinstance(wrong, Tensor) else type(wrong).__name__
+        wrong = [tensor for tensor in tensors if not isinstance(tensor, Tensor) or tensor.ndim == 0]
+        if wrong or not tensors:
+            what = type(wrong[0]).__name__ if wrong else "no tensor"
+            what = "a 0-d tensor" if what == "Tensor" else what
             raise ArgumentError(
                 f"TensorLoader was given {what}",
                 expected="one or more tensors (samples, ...)",

@@ -54,7 +54,7 @@ class Trainer(Generic[Model]):
             `train_fn` takes its steps by `optimize`.
         accumulate: How many batches make a step: their gradients are gathered, and their weighted mean is used. From
             2 on `train_fn` takes its steps by `optimize`. An epoch's last window may be shorter.
-        clip_norm: The largest norm that a step's gradient may have, over all parameters of its optimizer.
+        clip_norm: The largest Euclidean norm that a step's gradient may have, over all parameters of its optimizer.
         strategy: How many processes, started by ``torchrun`` or ``srun``, train one model: ``"ddp"``, which ``"auto"``
             is too; ``"fsdp"``; or one of them with options, `DDP` or `FSDP`. In one process it changes nothing.
         compile: Whether the functions receive the model compiled by ``torch.compile``, or its options. `model` itself,
@@ -64,8 +64,6 @@ class Trainer(Generic[Model]):
         progress: Whether to show a bar (in a terminal or a notebook) and a line for each record.
 
     Attributes:
-        model: The user's own model.
-        optimizer: As given.
         state: What the functions carry from batch to batch.
         history: The records, a `History`.
         device: Where model and batches are.
@@ -303,7 +301,7 @@ class Trainer(Generic[Model]):
 
         Raises:
             CheckpointError: If there is something in ``trainer.state`` that a checkpoint cannot hold.
-            OSError: If it cannot be written; what was there stays.
+            OSError, TypeError: If it cannot be written, or `path` is no path; what was there stays.
         """
         with together():
             content = capture(self.training, lambda name, tensor: tensor.cpu())  # nothing changes meanwhile
@@ -322,6 +320,7 @@ class Trainer(Generic[Model]):
         Raises:
             ArgumentError: If a fit is running.
             CheckpointError: If it is broken or not there, or that of another model, optimizer or data set.
+            TypeError: If `path` is no path.
         """
         fitting.load(self, path)
 
@@ -346,6 +345,7 @@ class Trainer(Generic[Model]):
 
         Raises:
             ArgumentError: If an argument is out of range, a fit is running, or the loader can be read only once.
+            BatchError, FunctionError, HyperparameterError: As `fit` does.
             MetricError: If `train_fn` does not return `metric`.
         """
         return finding.find_lr(self, start_lr, end_lr, steps, metric, optimizer, smoothing)
@@ -370,7 +370,7 @@ class Trainer(Generic[Model]):
 
         Raises:
             ArgumentError: If the Trainer has no `eval_fn`, or there is no loader.
-            BatchError, FunctionError, MetricError: As `fit` does.
+            BatchError, FunctionError, HyperparameterError, MetricError: As `fit` does.
         """
         training = self.training
         loader = self.test_loader if loader is None else loader
@@ -393,7 +393,7 @@ class Trainer(Generic[Model]):
 
         Raises:
             ArgumentError: If an argument has the wrong type or place.
-            BatchError: If the loader gives no batch.
+            BatchError: If the loader gives no batch, or a batch has not the batch axis.
             FunctionError: If the function cannot take a batch of this loader, or returns what cannot be joined.
         """
         signature = self._read(pred_fn, "pred_fn", "trainer.predict(pred_fn, loader)")

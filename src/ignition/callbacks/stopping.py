@@ -33,6 +33,8 @@ class EarlyStopping(Callback):
     best value and its weights are kept from fit to fit. A Trainer without history starts again. A fit resumed from a
     checkpoint goes on with the patience that was left.
 
+    Source: Prechelt 1998, "Early stopping - but when?", which compares such criteria.
+
     Args:
         metric: A column of history, such as "val_loss".
         patience: How many records in a row may pass without improvement; the training stops at the last of them.
