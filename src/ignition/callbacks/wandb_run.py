@@ -95,7 +95,7 @@ class WandB(Tracker):
         self.run_id = self.run.id
         self.run.config.setdefaults(hyperparameters(trainer, self.hyper))
         self._defined: set[str] = set()
-        written = [*_earlier_rows(self.run), dict(self.run.summary)]
+        written = [*_earlier_rows(_file_of(self.run)), dict(self.run.summary)]
         if self._is_own and self.run.offline:
             # Offline every fit begins to count at 0, and the same number is the same row to wandb.
             self._next_row: int | None = max((int(row.get("_step", -1)) for row in written), default=-1) + 1
@@ -116,7 +116,10 @@ class WandB(Tracker):
         if run is None or not self._is_own:
             return
         if outcome != "lost":
+            path = _file_of(run) if run.offline else None
             run.finish(exit_code=0 if outcome == "finished" else 1)
+            if path is not None:
+                self._check_written(path)
             return
         import wandb
 
@@ -126,14 +129,23 @@ class WandB(Tracker):
         with suppress(Exception):  # its service may be gone: the next run starts another
             wandb.teardown()
 
+    def _check_written(self, path: Path) -> None:
+        """Raises OSError if the last record is not there: wandb's service says nothing of a disk that failed."""
+        last = _last(rows(path), "step")
+        if last < self._recorded and _last([*_earlier_rows(path)], "step") < self._recorded:
+            raise OSError(f"{path} ends with step {last}, and not with {self._recorded}")
+
 
 def _last(written: list[dict[str, Any]], name: str) -> int:
     return max((int(row[name]) for row in written if name in row), default=-1)
 
 
-def _earlier_rows(run: Any) -> Iterator[dict[str, Any]]:
+def _file_of(run: Any) -> Path:
+    return Path(run.dir).parent / f"run-{run.id}.wandb"
+
+
+def _earlier_rows(path: Path) -> Iterator[dict[str, Any]]:
     """What earlier fits have left of a run offline; online, the server tells by the summary where the run is."""
-    folder = Path(run.dir).parent
-    for path in sorted(folder.parent.glob(f"*run-*/run-{escape(run.id)}.wandb")):
-        if path.parent != folder:
-            yield from rows(path)
+    for other in sorted(path.parent.parent.glob(f"*run-*/{escape(path.name)}")):
+        if other != path:
+            yield from rows(other)
