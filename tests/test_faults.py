@@ -40,7 +40,8 @@ def warm() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fault_script"])
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where that one finds the script
+    # Where that one finds the script, and the ignition that is tested.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *([before] if before else [])])
     try:
         from multiprocessing.forkserver import ensure_running
 
