@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 
 import pytest
 import torch
@@ -31,6 +30,18 @@ CHANGE, STAY = "trainable parameters change", "frozen parameters stay"
 EVALUATION, LEAK = "evaluation changes nothing", "samples do not leak into each other"
 OVERFIT, APART = "a single batch can be overfitted", "training and test data are apart"
 LOADER, RESUME = "the loader keeps up", "a resumed training is the same"
+
+
+CLOCK = {"seconds": 0.0}  # a busy machine must not make a loader look slow
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    def seconds():
+        CLOCK["seconds"] += 0.0001
+        return CLOCK["seconds"]
+
+    monkeypatch.setattr("ignition.training_checks.perf_counter", seconds)
 
 
 def data(samples=60, offset=0):
@@ -216,7 +227,7 @@ def planted_shared_indices():
 def planted_slow_loader():
     class Slow(TensorDataset):
         def __getitem__(self, index):
-            time.sleep(0.001)
+            CLOCK["seconds"] += 0.001
             return super().__getitem__(index)
 
     class Collected(Dataset):  # not a TensorDataset: it is not in memory
@@ -278,6 +289,16 @@ def test_bad_outputs_are_named(factor, message):
             return factor * super().forward(x)
 
     assert message in failures(sanity_checks(trainer_of(Scaled())))[OUTPUTS]
+
+
+@pytest.mark.parametrize("waits", [[(0.9, 0.01), (0.1, 0.01)], [(0.9, 0.01), (0.9, 0.001)], [(0.9, 0.01)] * 2])
+def test_a_loader_is_slow_only_when_it_was_so_twice(waits, monkeypatch):
+    """A machine that is busy with something else for a moment is no fault of the loader."""
+    seen = iter(waits)
+    monkeypatch.setattr("ignition.training_checks._waiting", lambda trainer, loader: next(seen))
+    slow = waits[0] == waits[1]
+    assert list(failures(sanity_checks(trainer_of()))) == ([LOADER] if slow else [])
+    assert next(seen, None) is None
 
 
 # What cannot be checked

@@ -98,6 +98,18 @@ def test_one_that_fails_warns_once_a_fit_with_the_first_line_of_the_reason(track
     assert tracker.closed == ["lost", "finished"]
 
 
+def test_the_reason_is_what_the_library_wraps(tracker: InMemory) -> None:
+    def write(*arguments: Any) -> None:
+        try:
+            raise OSError("the disk is full")
+        except OSError as error:
+            raise RuntimeError("consider this\nor that") from error
+
+    tracker._write = write  # type: ignore[method-assign]
+    with pytest.warns(IgnitionWarning, match="could not be written: the disk is full; the training goes on"):
+        tracker._attempt(tracker._write)
+
+
 @pytest.mark.parametrize(("costs", "wait"), [(0.0, 60), (1.0, 60), (30.0, 270)])
 def test_it_is_tried_again_so_seldom_that_a_tenth_of_the_time_is_enough(
     tracker: InMemory, costs: float, wait: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -207,6 +208,34 @@ def test_a_service_that_dies_while_it_trains_warns_once_and_no_record_is_missing
     assert (trainer.step, len(trainer.history), trainer.exception) == (15, 3, None)
     trainer.fit(epochs=1)
     assert records(tmp_path) == points(trainer)
+
+
+def test_files_that_are_taken_away_warn_once_and_no_record_is_missing_after_the_next_fit(tmp_path: Path) -> None:
+    """The service writes to them on and on, and says nothing."""
+    trainer = build(tracker(tmp_path))
+
+    @trainer.on("epoch_begin")
+    def take_away(trainer: Trainer[Any]) -> None:
+        if trainer.epoch == 2:
+            shutil.rmtree(tmp_path / "wandb")
+
+    with pytest.warns(IgnitionWarning, match="WandB.*could not be written.*the training goes on") as caught:
+        trainer.fit(epochs=3)
+    assert len([one for one in caught if issubclass(one.category, IgnitionWarning)]) == 1
+    assert (trainer.step, len(trainer.history), trainer.exception) == (15, 3, None)
+    trainer.fit(epochs=1)
+    assert records(tmp_path) == points(trainer)
+
+
+def test_a_file_that_ends_too_early_warns_at_the_end_of_the_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = build(tracker(tmp_path))
+    monkeypatch.setattr("ignition.callbacks.wandb_run.rows", lambda path: rows(path)[:-1])
+    with pytest.warns(IgnitionWarning, match="ends with step 5, and not with 10"):
+        trainer.fit(epochs=2)
+    monkeypatch.undo()
+    assert trainer.exception is None
 
 
 def test_a_run_that_cannot_be_begun_is_an_error_before_the_first_batch(tmp_path: Path) -> None:

@@ -140,8 +140,18 @@ class _Timed:
 
 def loader_keeps_up(material: Material) -> str:
     """Training does not spend its time waiting for the train loader."""
-    trainer = material.trainer
-    loader = trainer.train_loader
+    loader = material.trainer.train_loader
+    seen = ""
+    for _ in range(2):  # a machine that was busy with something else for a moment is no fault of the loader
+        share, waited = _waiting(material.trainer, loader)
+        seen = f"{share:.0%} of the time waiting for the loader, {1000 * waited:.1f} ms a batch"
+        if share <= SHARE or waited <= _NOTHING_TO_GAIN:
+            return seen
+    raise Failed(f"{seen}: {faster(loader)}")
+
+
+def _waiting(trainer: Any, loader: Any) -> tuple[float, float]:
+    """The share of the time that some steps wait for a loader, and the seconds that they wait for a batch."""
     timed = _Timed(trainer.training.source("train", loader))
     until = perf_counter() + _LOADER_SECONDS
 
@@ -155,8 +165,4 @@ def loader_keeps_up(material: Material) -> str:
     if len(times) < 2:
         raise Skipped("too few batches to measure")
     waited = sum(came - asked for asked, came in times)
-    share = waited / (times[-1][1] - times[0][0])
-    seen = f"{share:.0%} of the time waiting for the loader, {1000 * waited / len(times):.1f} ms a batch"
-    if share > SHARE and waited / len(times) > _NOTHING_TO_GAIN:
-        raise Failed(f"{seen}: {faster(loader)}")
-    return seen
+    return waited / (times[-1][1] - times[0][0]), waited / len(times)

@@ -165,12 +165,19 @@ class Tracker(Callback):
             self._retry_at = now + max(RETRY_SECONDS, 9 * (now - started))
             if not self._warned:
                 self._warned = True
-                reason = str(error).strip().partition("\n")[0][:300] or type(error).__name__
+                reason = _reason(error)
                 warn(
                     f"{self} could not be written: {reason}; the training goes on. It is tried "
                     f"again at a record after {self._retry_at - now:.0f} s or more, and at the next fit; then the "
                     "records that it lacks are written too",
                 )
+
+
+def _reason(error: BaseException) -> str:
+    """One line: of the error that the others were raised from, as MLflow wraps what its database says in advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0][:300] or type(error).__name__
 
 
 def _is_logged() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from glob import escape
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["WandB"]
 
+_PATIENCE = 300.0  # seconds; by itself wandb tries for hours
+
 
 class WandB(Tracker):
     """Writes a training to a run of Weights & Biases: the hyperparameters as its config, and metrics by the step.
@@ -29,7 +32,9 @@ class WandB(Tracker):
     again. Offline each fit leaves a folder of its own, all with the run's id, which ``wandb sync`` puts together. A
     process that is killed outright loses what wandb had not written by then, which it does every few seconds; of that
     the records are written again.
-    The server may fail while it trains: see `ignition.callbacks.tracking`.
+    The server may fail while it trains: see `ignition.callbacks.tracking`. The end of a fit waits no more than five
+    minutes for it, or as long as ``settings={"finish_timeout": 3600}`` says; what it did not get lies in wandb's
+    folder, and ``wandb sync`` brings it there.
 
     Args:
         project: Its name. Default: what wandb is set to.
@@ -91,11 +96,12 @@ class WandB(Tracker):
                 options["id"] = self.run_id
             if wandb.run is not None:  # the lost one, which wandb would try to finish
                 options["reinit"] = "create_new"
+            options["settings"] = _patient(options.get("settings"))
             self.run = wandb.init(**options, resume=None if options.get("id") is None else "allow")
         self.run_id = self.run.id
         self.run.config.setdefaults(hyperparameters(trainer, self.hyper))
         self._defined: set[str] = set()
-        written = [*_earlier_rows(self.run), dict(self.run.summary)]
+        written = [*_earlier_rows(_file_of(self.run)), dict(self.run.summary)]
         if self._is_own and self.run.offline:
             # Offline every fit begins to count at 0, and the same number is the same row to wandb.
             self._next_row: int | None = max((int(row.get("_step", -1)) for row in written), default=-1) + 1
@@ -116,7 +122,12 @@ class WandB(Tracker):
         if run is None or not self._is_own:
             return
         if outcome != "lost":
+            path = _file_of(run) if run.offline else None
+            self._lost = run  # if this fails; else wandb has another one, or none
             run.finish(exit_code=0 if outcome == "finished" else 1)
+            self._lost = None
+            if path is not None:
+                self._check_written(path)
             return
         import wandb
 
@@ -126,14 +137,36 @@ class WandB(Tracker):
         with suppress(Exception):  # its service may be gone: the next run starts another
             wandb.teardown()
 
+    def _check_written(self, path: Path) -> None:
+        """Raises OSError if the last record is not there: wandb's service says nothing of a disk that failed."""
+        last = _last(rows(path), "step")
+        if last < self._recorded and _last([*_earlier_rows(path)], "step") < self._recorded:
+            raise OSError(f"{path} ends with step {last}, and not with {self._recorded}")
+
+
+def _patient(settings: Any) -> Any:
+    """Settings in which the end of a fit does not wait for a server that is gone, other than for some minutes."""
+    import wandb
+
+    fields = wandb.Settings.model_fields
+    if "finish_timeout" not in fields or "WANDB_FINISH_TIMEOUT" in os.environ:
+        return settings
+    usual = {"finish_timeout": _PATIENCE, "finish_timeout_raises": True}
+    if settings is None or isinstance(settings, Mapping):
+        return usual | dict(settings or {})
+    return settings.model_copy(update={name: usual[name] for name in usual.keys() - settings.model_fields_set})
+
 
 def _last(written: list[dict[str, Any]], name: str) -> int:
     return max((int(row[name]) for row in written if name in row), default=-1)
 
 
-def _earlier_rows(run: Any) -> Iterator[dict[str, Any]]:
+def _file_of(run: Any) -> Path:
+    return Path(run.dir).parent / f"run-{run.id}.wandb"
+
+
+def _earlier_rows(path: Path) -> Iterator[dict[str, Any]]:
     """What earlier fits have left of a run offline; online, the server tells by the summary where the run is."""
-    folder = Path(run.dir).parent
-    for path in sorted(folder.parent.glob(f"*run-*/run-{escape(run.id)}.wandb")):
-        if path.parent != folder:
-            yield from rows(path)
+    for other in sorted(path.parent.parent.glob(f"*run-*/{escape(path.name)}")):
+        if other != path:
+            yield from rows(other)
