@@ -16,6 +16,7 @@ from ignition.loop import run_until_due
 from ignition.lr_finder import LRSweep, check_sweep, sweep
 from ignition.modes import training_mode
 from ignition.notes import explained
+from ignition.parting import together
 from ignition.passes import meet_first_batch
 from ignition.running import Running, this_run
 from ignition.structure import named
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["find_lr"]
 
 
+@together()
 def find_lr(
     trainer: Trainer[Any], start_lr: Any, end_lr: Any, steps: Any, metric: Any, optimizer: Any, smoothing: Any
 ) -> LRSweep:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ignition import loop, rng
+from ignition import distributed, loop, rng
 from ignition.arguments import check_idle, check_not_empty
 from ignition.callbacks.checkpointing import Checkpoint
 from ignition.callbacks.schedules import bind_schedules
@@ -20,13 +20,14 @@ from ignition.events import Events, check_callbacks
 from ignition.goal import Goal, check_goal
 from ignition.parting import together
 from ignition.settings import Settings
-from ignition.sharded_checkpoint import read
-from ignition.snapshot import apply, settings_of
+from ignition.sharded_checkpoint import read, write
+from ignition.snapshot import apply, capture, settings_of
 
 if TYPE_CHECKING:
     from ignition.trainer import Trainer
+    from ignition.training import Training
 
-__all__ = ["fit", "load"]
+__all__ = ["fit", "load", "save"]
 
 
 def fit(
@@ -111,6 +112,16 @@ def _fit(
             saver.release()
 
 
+@together()
+def save(training: Training, path: str | os.PathLike[str]) -> None:
+    """Writes a checkpoint by hand: `Trainer.save`."""
+    content = capture(training, lambda name, tensor: tensor.cpu())  # nothing changes meanwhile
+    if content is not None:
+        write(Path(path), content)
+    distributed.barrier()
+
+
+@together()
 def load(trainer: Trainer[Any], path: str | os.PathLike[str]) -> None:
     """Goes where a checkpoint was taken: `Trainer.load`."""
     training = trainer.training

@@ -15,6 +15,7 @@ from torch import Tensor
 from ignition import distributed
 from ignition.errors import MetricError, warn
 from ignition.memory import Memory
+from ignition.types import MetricObject
 from ignition.weighing import NOTHING
 
 __all__ = ["Means"]
@@ -186,7 +187,7 @@ class Means:
         if kept is not None:
             kept.restore()
         for name, value in result.items() if isinstance(result, Mapping) else ():
-            if _is_object(value) and name not in self._objects:
+            if isinstance(value, MetricObject) and name not in self._objects:
                 value.reset()
                 self._add_other(name, value, NOTHING)
 
@@ -255,7 +256,7 @@ class Means:
             return self._add_weighted(name, float(value), weight)
         if value is None:  # as optimize returns in the middle of a window: a key that this batch has not
             return None
-        if _is_object(value):
+        if isinstance(value, MetricObject):
             self._new_name(name, is_object=True)
             if self._objects.setdefault(name, value) is not value:
                 raise MetricError(
@@ -369,10 +370,6 @@ def _is_number(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.ndim == 0 and value.dtype.kind in "fiub"
     return isinstance(value, (float, int, numbers.Real, np.bool_))  # the quick ones first
-
-
-def _is_object(value: Any) -> bool:
-    return all(callable(getattr(value, method, None)) for method in ("update", "compute", "reset"))
 
 
 def _is_scalar(value: Any) -> bool:

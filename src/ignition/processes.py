@@ -168,6 +168,12 @@ class Processes:
                 step=trainer.step, epoch=trainer.epoch,
             )  # fmt: skip
 
+    def notes(self, name: str, value: Any) -> bool:
+        """Notes what this process is asked for, if others have to agree; False in one process. Safe anywhere."""
+        if self.many:
+            self.asked[name] = value
+        return self.many
+
     def agree(self, step: int) -> dict[str, Any]:
         """What the processes were asked for since they last agreed: "pause", "signal", "stop" (a reason).
 

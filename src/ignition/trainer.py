@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -17,14 +16,11 @@ from ignition.events import adding_to, check_callbacks
 from ignition.history import History
 from ignition.lr_finder import LRSweep
 from ignition.markup import trainer_html
-from ignition.parting import together
 from ignition.precision import autocasting, check_precision
 from ignition.processes import Processes
 from ignition.progress import Progress
 from ignition.rng import check_seed
-from ignition.sharded_checkpoint import write
 from ignition.signature import TRAINER_CALL, Signature
-from ignition.snapshot import capture
 from ignition.strategy import DDP, FSDP, check_strategy
 from ignition.training import Training
 from ignition.transfer import transferred
@@ -303,11 +299,7 @@ class Trainer(Generic[Model]):
             CheckpointError: If there is something in ``trainer.state`` that a checkpoint cannot hold.
             OSError, TypeError: If it cannot be written, or `path` is no path; what was there stays.
         """
-        with together():
-            content = capture(self.training, lambda name, tensor: tensor.cpu())  # nothing changes meanwhile
-            if content is not None:
-                write(Path(path), content)
-            distributed.barrier()
+        fitting.save(self.training, path)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Goes where a checkpoint was taken, of which everything is checked before anything is changed.
@@ -375,8 +367,7 @@ class Trainer(Generic[Model]):
         training = self.training
         loader = self.test_loader if loader is None else loader
         arguments.check_measurable(training.eval_signature, loader, max_steps)
-        with together():
-            return loop.measure(training, loader, max_steps)
+        return loop.measure(training, loader, max_steps)
 
     def predict(self, pred_fn: PredictFn, loader: Iterable[Any]) -> Any:
         """What the model predicts for the data of a loader, in the order of the data.
@@ -398,8 +389,7 @@ class Trainer(Generic[Model]):
         """
         signature = self._read(pred_fn, "pred_fn", "trainer.predict(pred_fn, loader)")
         arguments.check_loader(loader, "loader", "check the order: trainer.predict(pred_fn, loader)")
-        with together():
-            return loop.predict_with(self.training, signature, loader)
+        return loop.predict_with(self.training, signature, loader)
 
     def _read(self, function: Any, role: str, call: str = TRAINER_CALL) -> Signature:
         """What a function takes; when it is called, it is under the Trainer's precision."""

@@ -213,16 +213,13 @@ class Training:
 
     def stop(self, reason: str) -> None:
         """Has the fit end after the current step."""
-        if self.processes.many and self.is_fitting:
-            self.processes.asked["stop"] = reason
-        else:
+        if not (self.is_fitting and self.processes.notes("stop", reason)):
             self.trainer.stop_reason = reason
             self.pause()
 
     def pause(self) -> None:
         """Has training come to a save point after the current step. Safe in any thread."""
-        if self.processes.many:
-            self.processes.asked["pause"] = True
+        if self.processes.notes("pause", True):
             return
         self.paused = True
         this = self.open_pass
@@ -231,8 +228,7 @@ class Training:
 
     def interrupt(self, number: int) -> None:
         """Has training and evaluation end at the next place from which they can go on. Safe in a signal handler."""
-        if self.processes.many:
-            self.processes.asked["signal"] = number
+        if self.processes.notes("signal", number):
             return
         self.signal = number
         for this in (self.open_pass, self.evaluating):
