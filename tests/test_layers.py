@@ -17,8 +17,8 @@ ROOT = Path(ignition.__file__).parent
 # Each module imports only from those above it. A new one takes its place here.
 ORDER = """
     errors types structure position running files distributed parting
-    device rng keyed precision weighing strategy batch_norm gradient_sync window optimize duration transfer
-    memory means metrics shards tensor_loader data reading processes signature modes notes optimizers predictions
+    device rng shards keyed precision weighing strategy batch_norm gradient_sync window optimize duration transfer
+    memory means metrics tensor_loader data reading processes signature modes notes optimizers predictions
     ranking plots figures records markup history notebook progress weights lr_finder
     report arguments goal pretrained passes loader_place loader_advice
     codec checkpoint checkpoint_folder lock signals background

@@ -16,6 +16,7 @@ from ignition.loop import run_until_due
 from ignition.lr_finder import LRSweep, check_sweep, sweep
 from ignition.modes import training_mode
 from ignition.notes import explained
+from ignition.parting import together
 from ignition.passes import meet_first_batch
 from ignition.running import Running, this_run
 from ignition.structure import named
@@ -38,7 +39,7 @@ def find_lr(
     groups = _groups(trainer.optimizer, optimizer)
     check_not_empty(trainer.train_loader, "train_loader")
     training, progress = trainer.training, trainer.training.progress
-    with everything_restored(trainer):
+    with together(), everything_restored(trainer):
         training.is_fitting = True
         trainer.stop_reason = None
         dependents = bind_schedules(trainer.callbacks, trainer, training.train_signature.hyper_names)

@@ -66,7 +66,9 @@ class GradientSync:
         """Gradients travel in the last batch of a window only: what ``no_sync`` does."""
         self._weights = hash((self._weights, -1.0 if weight is None else weight))
         for replica in self._replicas:
-            replica.require_backward_grad_sync = closing
+            # torch learns a static graph in a pass whose gradients travel: those of the first batch do, and count once.
+            learns = replica.static_graph and not replica.has_run
+            replica.require_backward_grad_sync = closing or learns
 
     def share(self, weight: Any) -> Any:
         """What a loss of that weight counts; the first time the processes agree on the unit, that of the first one."""

@@ -122,17 +122,21 @@ class Replica(DistributedDataParallel):
     Attributes:
         forwards: How many forward passes it has had since the optimizer's last step: one that went around it leaves
             gradients that no other process knows of.
+        has_run: Whether there was one at all: a static graph is learnt in the first one.
         parameter_ids: Which parameters are its own.
     """
 
     def __init__(self, module: nn.Module, **options: Any) -> None:
         super().__init__(module, **options)
         self.forwards = 0
+        self.has_run = False
         self.parameter_ids = {id(parameter) for parameter in module.parameters()}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the model's, with its gradients averaged in the backward pass."""
-        self.forwards += torch.is_grad_enabled()
+        if torch.is_grad_enabled():
+            self.forwards += 1
+            self.has_run = True
         return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
@@ -184,7 +188,8 @@ def replicated(module: nn.Module, strategy: DDP, device: torch.device) -> nn.Mod
     )
     model: Any = getattr(module, "_orig_mod", module)  # of one that is compiled
     kind = type(model)
-    made: Any = type(kind)(
+    metaclass: Any = type(kind)
+    made: Any = metaclass(
         kind.__name__, (Replicated, kind), {"_ignition_replica": replica, "__module__": kind.__module__}
     )
     standing_in: nn.Module = object.__new__(made)
