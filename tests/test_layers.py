@@ -22,10 +22,10 @@ ORDER = """
     ranking plots figures records markup history notebook progress weights lr_finder
     report arguments goal pretrained passes loader_place loader_advice
     codec checkpoint checkpoint_folder lock signals background
-    callbacks.base matching process_state snapshot callbacks.lr_schedule callbacks.schedule callbacks.warmup callbacks.schedules
-    callbacks.saving callbacks.stopping callbacks.averaging callbacks.display callbacks.logging callbacks.profiling
-    callbacks.tracking callbacks.tensorboard_folder callbacks.mlflow_run callbacks.wandb_file callbacks.wandb_run
-    callbacks.pruning callbacks.checkpointing callbacks
+    callbacks.base matching process_state snapshot callbacks.lr_schedule callbacks.schedule callbacks.warmup
+    callbacks.schedules callbacks.saving callbacks.stopping callbacks.averaging callbacks.display callbacks.logging
+    callbacks.profiling callbacks.tracking callbacks.tensorboard_folder callbacks.mlflow_run callbacks.wandb_file
+    callbacks.wandb_run callbacks.pruning callbacks.checkpointing callbacks
     events steps first_step training recording captured loop settings fitting evaluation trial finding trainer
     check_report check_runs data_checks model_checks training_checks checks summary
     ignition

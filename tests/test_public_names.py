@@ -16,9 +16,9 @@ from ignition import Callback, History, Trainer, callbacks
 from ignition.callbacks.base import EVENTS
 
 NAMES = [
+    "Callback",
     "DDP",
     "FSDP",
-    "Callback",
     "History",
     "IgnitionError",
     "IgnitionWarning",

@@ -108,7 +108,9 @@ def part_in_evaluation(loader: Any, model: Any, max_steps: int | None, means: Me
     if size == 1:
         return Part(iterate(loader), at_most(max_steps, length_of(loader)), max_steps, batch_weight)
     fill: Fill = "borrow" if is_sharded(model) else "none"
-    total = at_most(None if max_steps is None else -(-max_steps // size), rounds_of(loader, fill=fill))
+    total = rounds_of(loader, fill=fill)
+    if total is not None and max_steps is not None:
+        total = min(total, -(-max_steps // size))
     batches = part_of(loader, fill=fill)
     if max_steps is not None:
         batches = _limited(batches, max_steps, number, size, every_round=fill == "borrow")

@@ -139,6 +139,9 @@ class Replica(DistributedDataParallel):
             self.has_run = True
         return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
+    def _passing_sync_batchnorm_handle(self, module: nn.Module) -> None:
+        """Nothing: torch would refuse layers on the CPU, of which `ignition.batch_norm` has some that work there."""
+
 
 class Replicated:
     """What the class of a user's model gets in front of it, for the object that stands in for the model under DDP.
