@@ -21,6 +21,7 @@ KINDS = {
     errors.NotFiniteError: ArithmeticError,
     errors.CheckpointError: RuntimeError,
     errors.OptimizerError: RuntimeError,
+    errors.ProcessError: RuntimeError,
 }
 SOURCES = sorted(Path(errors.__file__).parent.rglob("*.py"))
 

@@ -18,6 +18,8 @@ from ignition.callbacks.base import EVENTS
 
 NAMES = [
     "Callback",
+    "DDP",
+    "FSDP",
     "History",
     "IgnitionError",
     "IgnitionWarning",
@@ -27,6 +29,7 @@ NAMES = [
     "callbacks",
     "crossentropy_loss",
     "default_device",
+    "distributed",
     "errors",
     "evaluate",
     "evaluate_on_batch",
@@ -46,6 +49,8 @@ NAMES = [
     "topk_accuracy",
     "unfreeze",
 ]
+
+DISTRIBUTED = ["barrier", "is_main", "main_first", "rank", "world_size"]
 
 CALLBACKS = [
     "CSVLogger",
@@ -94,6 +99,7 @@ ERRORS = [
     "MetricError",
     "NotFiniteError",
     "OptimizerError",
+    "ProcessError",
 ]
 
 TRAINER = [
@@ -157,6 +163,7 @@ CALLBACK = sorted(
         "averaged",
         *(f"on_{event}" for event in EVENTS),
         "load_state_dict",
+        "main_only",
         "needs_updates",
         "order",
         "prepare",
@@ -167,7 +174,7 @@ CALLBACK = sorted(
 SIGNATURES = {
     "Trainer": (
         "model optimizer train_fn train_loader eval_fn=None test_loader=None * batch_axis=0 device='auto' "
-        "precision='fp32' accumulate=1 clip_norm=None compile=False seed=None progress=True"
+        "precision='fp32' accumulate=1 clip_norm=None strategy='auto' compile=False seed=None progress=True"
     ),
     "Trainer.fit": "self epochs=None * steps=None eval_every=None max_eval_steps=None resume=False",
     "Trainer.evaluate": "self loader=None * max_steps=None",
@@ -193,6 +200,11 @@ SIGNATURES = {
     "set_lr": "optimizer lr",
     "sanity_checks": "trainer checks=()",
     "summary": "model input=None * input_size=None depth=3",
+    "DDP": (
+        "find_unused_parameters=False static_graph=False broadcast_buffers=True bucket_cap_mb=None "
+        "sync_batch_norm=False"
+    ),
+    "FSDP": "wrap=None precision=None reduce_precision=None reshard_after_forward=True sync_batch_norm=False",
     "callbacks.Profile": "steps=5 * folder='profile' wait=2 warmup=1 top=10",
     "callbacks.LinearDecay": ("name start_value end_value max_epochs=None * max_steps=None optimizer=None group=None"),
     "callbacks.Schedule": "name fn * every='epoch' optimizer=None group=None",
@@ -202,7 +214,13 @@ SIGNATURES = {
 
 @pytest.mark.parametrize(
     ("module", "names"),
-    [(ignition, NAMES), (callbacks, CALLBACKS), (ignition.errors, ERRORS), (ignition.report, REPORT)],
+    [
+        (ignition, NAMES),
+        (callbacks, CALLBACKS),
+        (ignition.errors, ERRORS),
+        (ignition.report, REPORT),
+        (ignition.distributed, DISTRIBUTED),
+    ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_the_names_of_a_module_are_these(module, names):
@@ -259,7 +277,7 @@ def shown(signature):
 def documented():
     """Each public function and class, and the public methods and properties of those classes, by name."""
     found = {}
-    for module in (ignition, callbacks, ignition.errors, ignition.report):
+    for module in (ignition, callbacks, ignition.errors, ignition.report, ignition.distributed):
         for name in module.__all__:
             found[name] = getattr(module, name)
     for name, kind in [(name, value) for name, value in found.items() if isinstance(value, type)]:

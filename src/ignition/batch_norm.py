@@ -32,11 +32,11 @@ class SyncedBatchNorm(nn.SyncBatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalizes ``(batch, features, ...)``."""
-        takes_statistics = self.training or self.running_mean is None
-        if not (takes_statistics and input.is_cpu and torch.distributed.is_initialized()):
+        # Not in evaluation, also without statistics of the training: there the processes need not have as many batches.
+        if not (self.training and input.is_cpu and torch.distributed.is_initialized()):
             return super().forward(input)
         mean, variance, count = _statistics(input)
-        if self.training and self.running_mean is not None:
+        if self.running_mean is not None:
             self._keep(mean.detach(), variance.detach() * (count / (count - 1)))
         shape = [1, -1] + [1] * (input.ndim - 2)
         normalized = (input - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)

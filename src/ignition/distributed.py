@@ -24,6 +24,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from ignition.errors import ProcessError
+
 __all__ = ["barrier", "is_main", "main_first", "rank", "world_size"]
 
 
@@ -66,6 +68,7 @@ def barrier() -> None:
     """Waits here until every process has come here.
 
     Raises:
+        ProcessError: If the processes have parted after an error.
         RuntimeError: torch's own, if a process is gone or none comes for long (by default 30 minutes).
     """
     start()
@@ -100,7 +103,11 @@ def start() -> None:
     if _has_group() or _launch().size == 1 or not dist.is_available():
         return
     if _state.left:
-        raise RuntimeError("the processes have parted, after an error in one of them; run the script again")
+        raise ProcessError(
+            "the processes have parted, after an error in one of them",
+            expected="nothing more that they do together",
+            fix="let that error end the script, and run it again",
+        )
     launch = _launch()
     if torch.accelerator.is_available():
         torch.accelerator.set_device_index(launch.local_rank % torch.accelerator.device_count())
@@ -134,6 +141,7 @@ def leave() -> None:
 
 def control_group() -> Any:
     """The group on the CPU over which all is told but gradients; made by all processes together, once."""
+    start()
     if _state.control is None or _state.control[0] is not dist.group.WORLD:
         _state.control = dist.group.WORLD, dist.new_group(backend="gloo")
     return _state.control[1]

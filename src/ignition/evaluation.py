@@ -11,8 +11,9 @@ from ignition import distributed, loop
 from ignition.arguments import check_batch_axis, check_count, check_hyper, check_loader, check_model
 from ignition.data import rekeyed
 from ignition.device import as_device, device_of
-from ignition.parting import together
+from ignition.parting import check_alike, together
 from ignition.progress import Progress
+from ignition.reading import size_of
 from ignition.signature import Signature
 from ignition.types import EvalFn, PredictFn
 
@@ -74,6 +75,7 @@ def evaluate(
     signature.check_hyper(signature.select(hyper))
     distributed.start()
     with together():
+        check_alike("evaluate", loader=size_of(loader), max_steps=max_steps)
         return loop.evaluate(
             model,
             signature,
@@ -130,6 +132,7 @@ def predict(
     check_count(max_steps, "max_steps")
     distributed.start()
     with together():
+        check_alike("predict", loader=size_of(loader), max_steps=max_steps)
         return loop.predict(
             model,
             signature,

@@ -40,7 +40,7 @@ def find_lr(
     groups = _groups(trainer.optimizer, optimizer)
     check_not_empty(trainer.train_loader, "train_loader")
     training, progress = trainer.training, trainer.training.progress
-    with everything_restored(trainer):
+    with together(), everything_restored(trainer):
         training.is_fitting = True
         trainer.stop_reason = None
         dependents = bind_schedules(trainer.callbacks, trainer, training.train_signature.hyper_names)

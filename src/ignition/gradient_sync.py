@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from ignition import distributed
 from ignition.errors import OptimizerError, warn
-from ignition.strategy import Replicated
+from ignition.strategy import replica_of
 
 if TYPE_CHECKING:
     from ignition.fsdp import Sharded
@@ -58,20 +58,22 @@ class GradientSync:
         self._sharded = sharded
         self.stepped_plainly = False
         """Whether a step was taken without `optimize`, and so as the plain average over the processes."""
-        self._replicated = [model for model in models if isinstance(model, Replicated)]
+        self._replicas = [replica for model in models if (replica := replica_of(model)) is not None]
         self._seen: set[Optimizer] = set()
         self._weights = 0  # a digest of what the batches weighed since the last record
 
     def begin_window(self) -> None:
         """Counts forward passes anew."""
-        for model in self._replicated:
-            model.forwards = 0
+        for replica in self._replicas:
+            replica.forwards = 0
 
     def begin_batch(self, weight: float | None, closing: bool) -> None:
         """Gradients travel in the last batch of a window only: what ``no_sync`` does."""
         self._weights = hash((self._weights, -1.0 if weight is None else weight))
-        for model in self._replicated:
-            model.require_backward_grad_sync = closing
+        for replica in self._replicas:
+            # torch learns a static graph in a pass whose gradients travel: those of the first batch do, and count once.
+            learns = replica.static_graph and not replica.has_run
+            replica.require_backward_grad_sync = closing or learns
 
     def share(self, weight: Any) -> Any:
         """What a loss of that weight counts; the first time the processes agree on the unit, that of the first one."""
@@ -114,8 +116,8 @@ class GradientSync:
             OptimizerError: If the forward pass went around the model that the function received, or the gradients of
                 the optimizer's first step differ from process to process.
         """
-        for model in self._replicated:
-            if not model.forwards and any(id(one) in model.parameter_ids for one in _moved(optimizer)):
+        for replica in self._replicas:
+            if not replica.forwards and any(id(one) in replica.parameter_ids for one in _moved(optimizer)):
                 raise OptimizerError(
                     f"{type(optimizer).__name__} is about to step on gradients of this process alone: the model that "
                     "train_fn received had no forward pass in this step",

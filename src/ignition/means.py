@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import numbers
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
 import numpy as np
@@ -124,7 +126,8 @@ class Means:
             else:
                 merged._new_name(name, is_object=True)
                 merged._objects[name] = self._shared_object(name, len(totals))
-        return dict(merged._all(objects=True))
+        with nullcontext() if distributed.is_main() else warnings.catch_warnings(action="ignore"):  # each speaks once
+            return dict(merged._all(objects=True))
 
     def _shared_object(self, name: str, holders: int) -> Any:
         """A metric object that can count what all processes have seen."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -60,9 +61,17 @@ def check_alike(what: str, **settings: Any) -> None:
     """
     if distributed.world_size() == 1:
         return
-    every = [json.loads(text) for text in distributed.gather_texts(json.dumps(settings, default=repr))]
+    said = [json.loads(text) for text in distributed.gather_texts(json.dumps([what, settings], default=repr))]
+    calls = [call for call, _ in said]
+    if any(call != what for call in calls):
+        other = next(number for number, call in enumerate(calls) if call != calls[0])
+        raise ProcessError(
+            f"process 0 is about to {calls[0]}, and process {other} to {calls[other]}",
+            expected="the same calls in every process, in the same order",
+            fix="look for a call that only some processes make, such as one under if is_main()",
+        )
     for name in settings:
-        values = [one[name] for one in every]
+        values = [one[name] for _, one in said]
         if any(value != values[0] for value in values):
             other = next(number for number, value in enumerate(values) if value != values[0])
             raise ProcessError(
@@ -77,36 +86,32 @@ def _first_failure(error: BaseException) -> str | None:
     """What another process has said before; None where this one is the first."""
     broken = _is_of_connection(error)
     until = time.monotonic() + (_SECONDS_FOR_A_WORD if broken else 0.0)
-    while True:
-        word = _word()
-        if word is not None and word["rank"] != distributed.rank():
-            return f"process {word['rank']} ended: {word['error']}"
-        if time.monotonic() >= until:
-            break
-        time.sleep(0.05)
+    with contextlib.suppress(RuntimeError, ValueError):  # the process is gone, too, that keeps the store
+        while True:
+            word = _word()
+            if word is not None and word["rank"] != distributed.rank():
+                return f"process {word['rank']} ended: {word['error']}"
+            if time.monotonic() >= until:
+                break
+            time.sleep(0.05)
     return "another process has died, or has left the script without an error" if broken else None
 
 
 def _word() -> dict[str, Any] | None:
-    try:
-        store = distributed.store()
-        if store is None or not store.check([_KEY]):
-            return None
-        word = json.loads(store.get(_KEY))
-        return word if isinstance(word, dict) else None
-    except (RuntimeError, ValueError):  # the store's process is gone too
+    store = distributed.store()
+    if store is None or not store.check([_KEY]):
         return None
+    word = json.loads(store.get(_KEY))
+    return word if isinstance(word, dict) else None
 
 
 def _tell(error: BaseException) -> None:
     """Leaves a word for the other processes, and one for torchrun, which prints the first one last."""
     text = f"{type(error).__name__}: {error}".partition("\n")[0]
-    try:
-        store = distributed.store()
+    store = distributed.store()
+    with contextlib.suppress(RuntimeError):  # of a store that is gone
         if store is not None and not store.check([_KEY]):
             store.set(_KEY, json.dumps({"rank": distributed.rank(), "error": text[:500]}))
-    except RuntimeError:
-        pass
     if "TORCHELASTIC_ERROR_FILE" in os.environ and isinstance(error, Exception):
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 

@@ -12,10 +12,9 @@ from torch import nn
 
 from ignition import distributed, rng
 from ignition.batch_norm import synchronise_batch_norm
-from ignition.data import length_of
 from ignition.gradient_sync import GradientSync
-from ignition.parting import check_alike
-from ignition.reading import is_stream
+from ignition.parting import check_alike, together
+from ignition.reading import size_of
 from ignition.strategy import DDP, FSDP, replicated
 from ignition.structure import like, named
 
@@ -66,7 +65,8 @@ class Processes:
             return seed
         self._seed_drawn = seed is None
         mine = torch.initial_seed() % 2**63 if seed is None else seed
-        return int(distributed.text_of_main(str(mine)))
+        with together():
+            return int(distributed.text_of_main(str(mine)))
 
     def seed_generators(self, seed: int) -> None:
         """Seeds the generators that the model draws from: in each process others, in the first as in one process."""
@@ -162,7 +162,7 @@ class Processes:
                 for name, one in named(trainer.model).items()
             }
             check_alike(
-                "train", **goal, train_loader=_size(trainer.train_loader), test_loader=_size(trainer.test_loader),
+                "train", **goal, train_loader=size_of(trainer.train_loader), test_loader=size_of(trainer.test_loader),
                 model=models, optimizer={name: type(one).__name__ for name, one in named(trainer.optimizer).items()},
                 callbacks=[type(one).__name__ for one in trainer.callbacks], hyper=sorted(trainer.hyper),
                 step=trainer.step, epoch=trainer.epoch,
@@ -208,13 +208,6 @@ class Processes:
             return row
         shared: dict[str, Any] = json.loads(distributed.text_of_main(json.dumps(row)))
         return shared
-
-
-def _size(loader: Any) -> list[int | None] | None:
-    """The batches and samples of a loader that the processes share; of a stream each has its own."""
-    if loader is None or is_stream(loader):
-        return None
-    return [length_of(loader), length_of(getattr(loader, "dataset", None))]
 
 
 def _parameters(models: Any) -> list[nn.Parameter]:

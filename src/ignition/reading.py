@@ -26,6 +26,7 @@ __all__ = [
     "part_in_evaluation",
     "part_of",
     "rounds_of",
+    "size_of",
     "weighing_borrowed",
 ]
 
@@ -40,7 +41,9 @@ def is_stream(loader: Any) -> bool:
     )
 
 
-def part_of(loader: Any, position: Position = _START, fill: Fill = "none", opened: Any = None) -> Iterator[Any]:
+def part_of(
+    loader: Any, position: Position = _START, fill: Fill = "none", opened: Any = None, sure: bool = True
+) -> Iterator[Any]:
     """The batches of one epoch that this process takes.
 
     Args:
@@ -49,13 +52,18 @@ def part_of(loader: Any, position: Position = _START, fill: Fill = "none", opene
         fill: How an incomplete last round is made up; see `ignition.data.iterate`. A stream ends together in all
             processes where that is asked for: one that has ended goes on with its last batch, which counts nothing.
         opened: The batches of a stream, where it has been put back to its place.
+        sure: Whether the processes are known to have as many; else they ask one another at each batch.
+
+    Raises:
+        BatchError: If the processes have different numbers of batches.
     """
     size = distributed.world_size()
     if size == 1:
         return iterate(loader, position.epoch, position.batch) if opened is None else opened
     if not is_stream(loader):
         shard = Shard(distributed.rank(), size)
-        return iterate(loader, position.epoch, _batches_read(position, size), shard, fill)
+        batches = iterate(loader, position.epoch, _batches_read(position, size), shard, fill)
+        return batches if sure else _ending_alike(batches)
     batches = iterate(loader, position.epoch, position.batch) if opened is None else opened
     return _of_stream(batches, ends_together=fill != "none")
 
@@ -100,11 +108,20 @@ def part_in_evaluation(loader: Any, model: Any, max_steps: int | None, means: Me
     if size == 1:
         return Part(iterate(loader), at_most(max_steps, length_of(loader)), max_steps, batch_weight)
     fill: Fill = "borrow" if is_sharded(model) else "none"
-    total = at_most(None if max_steps is None else -(-max_steps // size), rounds_of(loader, fill=fill))
+    total = rounds_of(loader, fill=fill)
+    if total is not None and max_steps is not None:
+        total = min(total, -(-max_steps // size))
     batches = part_of(loader, fill=fill)
     if max_steps is not None:
         batches = _limited(batches, max_steps, number, size, every_round=fill == "borrow")
     return Part(batches, total, None, weighing_borrowed(means))
+
+
+def size_of(loader: Any) -> list[int | None] | None:
+    """The batches and samples of a loader that the processes share; of a stream each has its own."""
+    if loader is None or is_stream(loader):
+        return None
+    return [length_of(loader), length_of(getattr(loader, "dataset", None))]
 
 
 def check_ordered(loader: Any) -> None:
@@ -167,6 +184,23 @@ def _of_stream(batches: Iterator[Any], ends_together: bool) -> Iterator[Any]:
                 expected="at least one batch in each process, in each epoch",
                 fix="have the data set share its samples out by ignition.distributed.rank() and get_worker_info()",
             )
+
+
+def _ending_alike(batches: Iterator[Any]) -> Iterator[Any]:
+    """Batches of what cannot say beforehand how many there are; nobody waits for one who has none left."""
+    while True:
+        batch = next(batches, _END)
+        left = distributed.sum_of([batch is not _END])[0]
+        if 0 < left < distributed.world_size():
+            raise BatchError(
+                "train_loader gave more batches in one process than in another",
+                expected="the same batches in each process, which takes its own of them",
+                fix="look for what depends on the process: its rank, its machine, an unseeded choice; data that are "
+                "parted already go into an IterableDataset",
+            )
+        if not left:
+            return
+        yield batch
 
 
 def _check_not_the_same(batch: Any) -> None:

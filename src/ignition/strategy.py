@@ -122,39 +122,61 @@ def check_strategy(strategy: Any) -> DDP | FSDP:
     return found
 
 
-class Replicated(DistributedDataParallel):
-    """The user's model under DDP, which answers for it: attributes and methods are those of the model.
+class Replica(DistributedDataParallel):
+    """A model under DDP, which counts what runs through it.
 
     Attributes:
         forwards: How many forward passes it has had since the optimizer's last step: one that went around it leaves
             gradients that no other process knows of.
+        has_run: Whether there was one at all: a static graph is learnt in the first one.
+        parameter_ids: Which parameters are its own.
     """
 
     def __init__(self, module: nn.Module, **options: Any) -> None:
         super().__init__(module, **options)
         self.forwards = 0
+        self.has_run = False
         self.parameter_ids = {id(parameter) for parameter in module.parameters()}
-        vars(self)["_own"] = frozenset({*vars(self), "training", "_own"})
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the model's, with its gradients averaged in the backward pass."""
-        self.forwards += torch.is_grad_enabled()
+        if torch.is_grad_enabled():
+            self.forwards += 1
+            self.has_run = True
         return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "module" or "module" not in self.__dict__.get("_modules", {}):
-                raise
-            return getattr(self.module, name)
+    def _passing_sync_batchnorm_handle(self, module: nn.Module) -> None:
+        """Nothing: torch would refuse layers on the CPU, of which `ignition.batch_norm` has some that work there."""
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        own = self.__dict__.get("_own")
-        if own is None or name in own or name.startswith("_"):
-            super().__setattr__(name, value)
-        else:  # the model's own, as in one process
-            setattr(self.module, name, value)
+
+class Replicated:
+    """What the class of a user's model gets in front of it, for the object that stands in for the model under DDP.
+
+    That object shares its ``__dict__`` with the model, so every attribute is the model's own, read and set; DDP alone
+    would answer for its own (``dim``, ``device``, ``logger``). A method of the model that calls ``self(x)`` goes
+    through DDP too.
+    """
+
+    _ignition_replica: Replica
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Nothing: what a class of the user's does here, it has done for itself."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._ignition_replica(*args, **kwargs)
+
+    @property
+    def forward(self) -> Any:
+        """The forward pass under DDP; a property, since some models have a ``forward`` in their ``__dict__``."""
+        return self._ignition_replica.__call__
+
+    @forward.setter
+    def forward(self, function: Any) -> None:
+        vars(self)["forward"] = function
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A copy is one of the user's model."""
+        return self._ignition_replica.module.__reduce_ex__(protocol)
 
 
 def replicated(module: nn.Module, strategy: DDP, device: torch.device) -> nn.Module:
@@ -166,13 +188,27 @@ def replicated(module: nn.Module, strategy: DDP, device: torch.device) -> nn.Mod
         known = inspect.signature(DistributedDataParallel).parameters
         options["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False
     spread = len({parameter.device for parameter in module.parameters()}) > 1
-    return Replicated(
+    replica = Replica(
         module,
         device_ids=None if device.type == "cpu" or spread else [device],
         find_unused_parameters=strategy.find_unused_parameters,
         static_graph=strategy.static_graph,
         **options,
     )
+    model: Any = getattr(module, "_orig_mod", module)  # of one that is compiled
+    kind = type(model)
+    metaclass: Any = type(kind)
+    made: Any = metaclass(
+        kind.__name__, (Replicated, kind), {"_ignition_replica": replica, "__module__": kind.__module__}
+    )
+    standing_in: nn.Module = object.__new__(made)
+    object.__setattr__(standing_in, "__dict__", vars(model))
+    return standing_in
+
+
+def replica_of(model: Any) -> Replica | None:
+    """What of a model's stand-in is DDP's; None for any other model."""
+    return model._ignition_replica if isinstance(model, Replicated) else None
 
 
 def is_sharded(model: Any) -> bool:

@@ -93,9 +93,9 @@ class Trainer(Generic[Model]):
         accumulate: int = 1, clip_norm: float | None = None, strategy: str | DDP | FSDP = "auto",
         compile: bool | Mapping[str, Any] = False, seed: int | None = None, progress: bool = True,
     ) -> None:  # fmt: skip
+        distributed.start()
         arguments.check_parts(model, optimizer, train_fn, train_loader, eval_fn, test_loader, batch_axis)
         strategy, seed = check_strategy(strategy), None if seed is None else check_seed(seed)
-        distributed.start()
         self.device = as_device(device)
         processes = Processes(strategy, self.device)
         self.seed = processes.shared_seed(seed)

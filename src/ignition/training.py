@@ -346,7 +346,8 @@ class Training:
         asked = perf_counter()
         kept = self.kept_place if self.kept_place is not None and self.kept_place.loader is loader else None
         # Starts its workers.
-        batches = part_of(self.source("train", loader), position, "split", None if kept is None else kept.open())
+        opened = None if kept is None else kept.open()
+        batches = part_of(self.source("train", loader), position, "split", opened, sure=this.length is not None)
         self.kept_place = None
         this.data_seconds += perf_counter() - asked
         stream = isinstance(loader, DataLoader) and keeps_place(loader) is None

@@ -1,0 +1,249 @@
+"""When one of several processes fails, none hangs, and each says why."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+from processes import free_port, run_processes
+from small import loader, net, raised, read
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from ignition import Trainer, distributed, evaluate, evaluate_on_batch, optimize, parting, predict, sanity_checks
+from ignition.callbacks import TerminateOnNaN
+from ignition.parting import check_alike, together
+
+LIMIT = 10.0
+
+
+class Broken(Exception):
+    pass
+
+
+def fail():
+    raise Broken("as it was told")
+
+
+def of_one():
+    return int(os.environ["RANK"]) == 1
+
+
+def trainer_of(before_step=None, model=None, optimizer=None, names=str, **parts):
+    """A small training, in which `before_step` is called with the number of batches seen before."""
+    model = net() if model is None else model
+    optimizer = torch.optim.SGD(model.parameters(), 0.1) if optimizer is None else optimizer
+    seen = []
+
+    def train_fn(model, x, y):
+        if before_step is not None and of_one():
+            before_step(len(seen))
+        seen.append(1)
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimize(loss, optimizer)
+        return {names("loss"): loss}
+
+    parts = {"train": loader(40), "test": loader(), "eval_fn": evaluate_one, **parts}
+    return Trainer(model, optimizer, train_fn, parts["train"], parts["eval_fn"], parts["test"], progress=False)
+
+
+def evaluate_one(model, x, y):
+    return evaluate_on_batch(model, x, y)
+
+
+def failing_evaluation(model, x, y):
+    if of_one():
+        fail()
+    return evaluate_on_batch(model, x, y)
+
+
+def in_event(event):
+    trainer = trainer_of()
+
+    @trainer.on(event)
+    def listener(trainer):
+        if of_one():
+            fail()
+
+    trainer.fit(epochs=2)
+
+
+class BrokenData(Dataset):
+    def __len__(self):
+        return 21
+
+    def __getitem__(self, place):
+        if place == 12:
+            fail()
+        return torch.zeros(4), 0
+
+
+class Uncounted:
+    """Batches that nobody can count beforehand: two more in one process."""
+
+    def __iter__(self):
+        return iter(list(loader(21 + 8 * of_one())))
+
+
+def after(number, call):
+    return lambda seen: call() if seen >= number else None
+
+
+def infinite_loss():
+    trainer = trainer_of(train=[(torch.full((4, 4), torch.nan if of_one() else 0.0), torch.zeros(4).long())] * 3)
+    trainer.callbacks = [TerminateOnNaN()]
+    trainer.fit(epochs=1)
+
+
+def other_calls():
+    trainer = trainer_of()
+    if of_one():
+        trainer.fit(epochs=1)
+    else:
+        trainer.evaluate()
+
+
+def ends_early():
+    trainer = trainer_of()
+    trainer.fit(epochs=1)
+    if not of_one():
+        trainer.fit(epochs=1)
+
+
+def outside_of_fit():
+    trainer = trainer_of()
+    if of_one():
+        fail()
+    trainer.fit(epochs=1)
+
+
+def goes_on_after_it():
+    trainer = trainer_of()
+    first = raised(lambda: trainer.evaluate(loader(21 + 4 * of_one())))
+    second = raised(lambda: trainer.fit(epochs=1))
+    raise Broken(f"{first} | {second}")
+
+
+# What is done: what the process that begins it says, and what the other one says.
+BROKEN = "Broken: as it was told"
+TOLD = "ProcessError: process 1 ended: Broken: as it was told"
+GONE = "ProcessError: another process has died, or has left the script without an error"
+FAULTS = {
+    "the train function": (lambda: trainer_of(after(2, fail)).fit(epochs=2), BROKEN, TOLD),
+    "the first batch": (lambda: trainer_of(after(0, fail)).fit(epochs=2), BROKEN, TOLD),
+    "the eval function": (lambda: trainer_of(eval_fn=failing_evaluation).fit(epochs=1), BROKEN, TOLD),
+    "a step's event": (lambda: in_event("step_end"), BROKEN, TOLD),
+    "the first event": (lambda: in_event("train_begin"), BROKEN, TOLD),
+    "a record's event": (lambda: in_event("record"), BROKEN, TOLD),
+    "the last event": (lambda: in_event("train_end"), BROKEN, TOLD),
+    "a data set": (lambda: trainer_of(train=DataLoader(BrokenData(), 4)).fit(epochs=1), BROKEN, TOLD),
+    "a sweep": (lambda: trainer_of(after(3, fail)).find_lr(steps=20), BROKEN, TOLD),
+    "evaluate": (lambda: evaluate(net(), failing_evaluation, loader(), progress=False), BROKEN, TOLD),
+    "predict": (lambda: predict(net(), lambda model, x: fail() if of_one() else model(x), loader()), BROKEN, TOLD),
+    "sys.exit": (
+        lambda: trainer_of(after(2, sys.exit)).fit(epochs=1), "exit", "ProcessError: process 1 ended: SystemExit: "
+    ),
+    "a death": (lambda: trainer_of(after(2, lambda: os._exit(9))).fit(epochs=1), "", GONE),
+    "outside of fit": (outside_of_fit, BROKEN, GONE),
+    "one that ends early": (ends_early, "nothing", GONE),
+    "a bad argument": (
+        lambda: trainer_of(optimizer=3 if of_one() else None), "ArgumentError: optimizer is a int", GONE
+    ),
+    "a loss that is not finite": (
+        infinite_loss, "NotFiniteError: 'loss' is nan in step 1", "ProcessError: process 1 ended: NotFiniteError"
+    ),
+}  # fmt: skip
+
+# What all of them say.
+DIFFERENCES = {
+    "a loader": (lambda: trainer_of(train=loader(21 + 4 * of_one())).fit(epochs=1), "train_loader is [6, 21] in proc"),
+    "a test loader": (lambda: trainer_of(test=loader(21 + 4 * of_one())).fit(epochs=1), "test_loader is [6, 21] in p"),
+    "a list": (lambda: trainer_of(train=list(loader(21 + 4 * of_one()))).fit(epochs=1), "train_loader is [6, null]"),
+    "an iterable": (lambda: trainer_of(train=Uncounted()).fit(epochs=1), "more batches in one process than in another"),
+    "epochs": (lambda: trainer_of().fit(epochs=1 + of_one()), "epochs is 1 in process 0 and 2 in process 1"),
+    "a model": (lambda: trainer_of(model=nn.Linear(4, 3 + of_one())).fit(epochs=1), "model is "),
+    "metric names": (
+        lambda: trainer_of(names=lambda name: f"{name}{int(of_one())}").fit(epochs=1), "returned 'loss0' in process 0"
+    ),
+    "calls": (other_calls, "process 0 is about to evaluate, and process 1 to train"),
+    "outputs": (lambda: predict(net(), lambda model, x: model(x)[:, : 2 + of_one()], loader()), "outputs is"),
+    "an evaluation's loader": (lambda: trainer_of().evaluate(loader(21 + 4 * of_one())), "loader is [6, 21] in proc"),
+    "a second try": (goes_on_after_it, "have parted"),
+    "checks": (lambda: sanity_checks(trainer_of()), "sanity_checks was called in one of 2 processes"),
+}  # fmt: skip
+
+
+def end_each(folder, *ports):
+    """Each fault in processes of their own, which begin from here: so torch is imported once."""
+    torch.optim.SGD(net().parameters(), 0.1)  # imports what an optimizer needs
+    number, found = int(os.environ["RANK"]), {}
+    for (name, (call, *_)), port in zip((FAULTS | DIFFERENCES).items(), ports, strict=True):
+        begun, path = time.monotonic(), os.path.join(folder, f"said-{number}")
+        if os.path.exists(path):
+            os.remove(path)
+        child = os.fork()
+        if not child:
+            os.environ["MASTER_PORT"] = port
+            parting._SECONDS_FOR_A_WORD = 1.0
+            _end_as(call, path)
+        status = None
+        while status is None and time.monotonic() < begun + LIMIT:
+            done, status = os.waitpid(child, os.WNOHANG)
+            status = os.waitstatus_to_exitcode(status) if done else time.sleep(0.02)
+        if status is None:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+        found[name] = [status, Path(path).read_text() if os.path.exists(path) else ""]
+    Path(folder, f"result-{number}.json").write_text(json.dumps(found))
+
+
+def _end_as(call, path):
+    """Ends this process as Python would after `call`, and notes what was raised."""
+    status, said = 0, "nothing"
+    try:
+        call()
+    except SystemExit:
+        said = "exit"
+    except BaseException as error:
+        traceback.print_exc()
+        status, said = 1, f"{type(error).__name__}: {error}".partition("\n")[0]
+    Path(path).write_text(said)
+    distributed.close()
+    os._exit(status)
+
+
+@pytest.mark.slow
+def test_whatever_one_process_does_the_other_ends_and_says_why(tmp_path):
+    names = [*FAULTS, *DIFFERENCES]
+    ports = [free_port() for _ in names]
+    run_processes(end_each, 2, tmp_path, *ports, folder=tmp_path, time_limit=180, patience=30)
+    first, second = read(tmp_path, 2)
+    assert [name for name in names if None in (first[name][0], second[name][0])] == []  # nobody hangs
+    wrong = {
+        name: [first[name], second[name]]
+        for name, (_, own, other) in FAULTS.items()
+        if not (second[name][1].startswith(own) and first[name][1].startswith(other) and first[name][0] == 1)
+    }
+    assert wrong == {}
+    wrong = {
+        name: [first[name], second[name]]
+        for name, (_, said) in DIFFERENCES.items()
+        if not all(said in one[name][1] and one[name][0] == 1 for one in (first, second))
+    }
+    assert wrong == {}
+
+
+# In one process
+
+
+def test_in_one_process_an_error_comes_out_as_it_is():
+    with pytest.raises(Broken) as caught, together():
+        fail()
+    assert caught.value.__cause__ is None
+    check_alike("train", epochs=1)  # with itself
