@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ignition.errors import BatchError, FunctionError, HyperparameterError, IgnitionWarning
-from ignition.passes import Pass, Position, at_most, meet_first_batch, warn_if_short
+from ignition.passes import Pass, Position, meet_first_batch, warn_if_short
 from ignition.progress import Progress
 from ignition.signature import Signature
 
@@ -127,10 +127,3 @@ def test_a_pass_of_the_expected_length_is_not_warned_of(length, done):
 def test_a_pass_that_ends_early_is_warned_of():
     with pytest.warns(IgnitionWarning, match="after 2 batches, and its length is 3.*StopIteration"):
         warn_if_short(of([], length=3, done=2))
-
-
-@pytest.mark.parametrize(
-    ("limit", "length", "expected"), [(None, None, None), (3, None, 3), (None, 4, 4), (3, 4, 3), (4, 3, 3)]
-)
-def test_the_smaller_of_a_limit_and_a_length_counts_where_they_are_known(limit, length, expected):
-    assert at_most(limit, length) == expected

@@ -184,7 +184,7 @@ def test_one_process_agrees_with_itself_at_no_cost():
     processes = Processes(DDP(), torch.device("cpu"))
     model = net()
     assert processes.many is False
-    assert processes.wrap(model) is model
+    assert processes.wrap(None, model) is model
     assert processes.gradient_sync(model) is None
     assert processes.agree(3) == {}
     assert processes.steps_until_agreed(None) is None

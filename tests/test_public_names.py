@@ -161,6 +161,7 @@ HISTORY = [
 CALLBACK = sorted(
     [
         "averaged",
+        "averages",
         *(f"on_{event}" for event in EVENTS),
         "load_state_dict",
         "main_only",
@@ -204,7 +205,7 @@ SIGNATURES = {
         "find_unused_parameters=False static_graph=False broadcast_buffers=True bucket_cap_mb=None "
         "sync_batch_norm=False"
     ),
-    "FSDP": "wrap=None precision=None reduce_precision=None reshard_after_forward=True sync_batch_norm=False",
+    "FSDP": "wrap=None precision=None reshard_after_forward=True methods=() sync_batch_norm=False",
     "callbacks.Profile": "steps=5 * folder='profile' wait=2 warmup=1 top=10",
     "callbacks.LinearDecay": ("name start_value end_value max_epochs=None * max_steps=None optimizer=None group=None"),
     "callbacks.Schedule": "name fn * every='epoch' optimizer=None group=None",

@@ -209,3 +209,10 @@ def test_what_is_borrowed_weighs_nothing():
     assert weigh(Borrowed.of(torch.ones(3, 2)), 0) is NOTHING
     assert weigh((torch.ones(3, 2),), 0) == 3
     assert len(list(iterate([1, 2]))) == 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "length", "expected"), [(None, None, None), (3, None, 3), (None, 4, 4), (3, 4, 3), (4, 3, 3)]
+)
+def test_the_smaller_of_a_limit_and_a_length_counts_where_they_are_known(limit, length, expected):
+    assert at_most(limit, length) == expected

@@ -31,11 +31,16 @@ def test_a_bucket_has_a_size(size):
         DDP(bucket_cap_mb=size)
 
 
-@pytest.mark.parametrize("name", ["precision", "reduce_precision"])
-@pytest.mark.parametrize("value", ["bf16", torch.int8, 16])
-def test_a_precision_is_a_type_of_floating_point_numbers(name, value):
-    with pytest.raises(ArgumentError, match=name):
-        FSDP(**{name: value})
+@pytest.mark.parametrize("value", ["bf32", torch.int8, 16])
+def test_a_precision_is_one_in_which_a_model_can_run(value):
+    with pytest.raises(ArgumentError, match="precision"):
+        FSDP(precision=value)
+
+
+@pytest.mark.parametrize("value", ["encode", [1], (1,)])
+def test_methods_are_named_in_a_tuple(value):
+    with pytest.raises(ArgumentError, match="methods"):
+        FSDP(methods=value)
 
 
 @pytest.mark.parametrize("wrap", ["layers", 3, (nn.Linear, 3), int, [nn.Linear]])

@@ -15,8 +15,9 @@ import contextlib
 import gc
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -38,7 +39,10 @@ class _Launch(NamedTuple):
 
 
 def rank() -> int:
-    """The number of this process, from 0 on: that of the process group, or what the launcher says.
+    """The number of this process: that of the process group, or what the launcher says.
+
+    Returns:
+        From 0 on; 0 where there is one process.
 
     Example:
         >>> rank()
@@ -51,6 +55,9 @@ def world_size() -> int:
     """How many processes train together.
 
     It may be asked before the Trainer is made, to divide a batch size: ``batch_size=64 // world_size()``.
+
+    Returns:
+        1 or more.
 
     Example:
         >>> world_size()
@@ -80,6 +87,12 @@ def barrier() -> None:
 def main_first() -> Iterator[None]:
     """Runs the ``with`` block in the first process, and then in the others: for what is to be downloaded once.
 
+    Returns:
+        A context, in which nothing is given.
+
+    Raises:
+        ProcessError, RuntimeError: As `barrier` does.
+
     Example:
         >>> with main_first():
         ...     pass  # download, unless it is there
@@ -91,6 +104,11 @@ def main_first() -> Iterator[None]:
     finally:
         if is_main():
             barrier()
+
+
+def one_voice() -> AbstractContextManager[None]:
+    """Inside the ``with`` block of what all processes do, the first one alone warns."""
+    return contextlib.nullcontext() if is_main() else warnings.catch_warnings(action="ignore")
 
 
 def local_rank() -> int:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["find_lr"]
 
 
-@together()
 def find_lr(
     trainer: Trainer[Any], start_lr: Any, end_lr: Any, steps: Any, metric: Any, optimizer: Any, smoothing: Any
 ) -> LRSweep:

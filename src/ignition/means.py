@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import math
 import numbers
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any, NoReturn
 
 import numpy as np
@@ -126,7 +124,7 @@ class Means:
             else:
                 merged._new_name(name, is_object=True)
                 merged._objects[name] = self._shared_object(name, len(totals))
-        with nullcontext() if distributed.is_main() else warnings.catch_warnings(action="ignore"):  # each speaks once
+        with distributed.one_voice():
             return dict(merged._all(objects=True))
 
     def _shared_object(self, name: str, holders: int) -> Any:
@@ -186,9 +184,8 @@ class Means:
 
     def _forget(self, result: Any) -> None:
         """Takes no notice of a result, but for the metric objects in it, which the others will compute together."""
-        kept, self._kept = self._kept, None
-        if kept is not None:
-            kept.restore()
+        if self._kept is not None:
+            self._kept.restore()
         for name, value in result.items() if isinstance(result, Mapping) else ():
             if isinstance(value, MetricObject) and name not in self._objects:
                 value.reset()

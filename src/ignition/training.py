@@ -172,8 +172,7 @@ class Training:
         self.step_dependents = [*dependents, *watched, *self.rules.described()]
         self.steps_unchecked = True
         self.has_run = self.open_pass is None
-        self.window = None
-        self.signal = None
+        self.window = self.signal = None
         self.paused = self.ended_in_order = False
         self.has_begun = True
         self.generators.look_again()
