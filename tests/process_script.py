@@ -6,6 +6,7 @@ torchrun --nproc-per-node 2 tests/process_script.py '{"folder": "...", "report":
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -28,7 +29,7 @@ from ignition.callbacks import EMA, Callback, Checkpoint, EarlyStopping
 torch.set_num_threads(1)
 torch.optim.Adam([nn.Parameter(torch.zeros(1))])  # what torch imports only when it is needed, before a fork
 
-SAMPLES, BATCH, EPOCHS = 50, 12, 3  # BATCH is of all processes together: four and a ragged fifth one in an epoch
+SAMPLES, BATCH, EPOCHS = 54, 12, 3  # BATCH is of all processes together: four and a ragged fifth one in an epoch
 
 
 class Points(Dataset):
@@ -158,7 +159,7 @@ def main(job: dict[str, Any]) -> None:
         trainer.fit(epochs=job.get("epochs", EPOCHS), resume=True)
         report["fingerprint"] = fingerprint(trainer)
         report["history"] = {name: trainer.history[name] for name in ("train_loss", "val_loss", "val_ema_loss")}
-        report["count"] = trainer.state["count"]
+        report |= {"count": trainer.state["count"], "mean": trainer.state["mean"].tolist()}
     except BaseException as error:
         report["raised"] = f"{type(error).__name__}: {error}"
         raise
@@ -174,6 +175,7 @@ def forked(job: dict[str, Any], rank: int, size: int, port: int) -> None:
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     if size > 1:
         os.environ.update({name: str(value) for name, value in names.items()})
+    multiprocessing.set_start_method("fork", force=True)  # for the loader workers, however this process was started
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the shell has its background jobs do
     main(job)
     distributed.close()  # multiprocessing leaves out what runs at the end of Python

@@ -126,9 +126,18 @@ class Replicated(DistributedDataParallel):
 
     def __init__(self, module: nn.Module, **options: Any) -> None:
         super().__init__(module, **options)
+        # DDP sends the gradients of the first step in other pieces than all later ones. How a sum over three and more
+        # processes is rounded depends on that, and a training that goes on would begin with such a first step.
+        if not self.find_unused_parameters:
+            self.reducer._push_all_rebuilt_params()
         self.forwards = 0
         self.parameter_ids = {id(parameter) for parameter in module.parameters()}
         vars(self)["_own"] = frozenset({*vars(self), "training", "_own"})
+
+    def _build_params_for_reducer(self) -> tuple[list[nn.Parameter], list[bool]]:
+        """The parameters, last ones first where that is the order in which they are sent: backward ends with the first."""
+        parameters, are_sparse = super()._build_params_for_reducer()  # type: ignore[no-untyped-call]
+        return (parameters, are_sparse) if self.find_unused_parameters else (parameters[::-1], are_sparse[::-1])
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the model's, with its gradients averaged in the backward pass."""
