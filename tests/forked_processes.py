@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,6 @@ class Runs:
     def run(
         self,
         size: int,
-        while_running: Callable[[list[Any]], None] | None = None,
         time_limit: float = TIME_LIMIT,
         **changes: Any,
     ) -> list[int]:
@@ -66,8 +64,6 @@ class Runs:
         for one in running:
             one.start()
         try:
-            if while_running is not None:
-                while_running(running)
             end = time.monotonic() + time_limit
             for one in running:
                 one.join(max(end - time.monotonic(), 0.0))
@@ -101,20 +97,3 @@ class Runs:
     def log(self, size: int) -> str:
         paths = [Path(f"{self.report}.log.{rank}") for rank in range(size)]
         return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in paths if path.exists())
-
-
-def send_at(runs: Runs, step: int, number: int, ranks: list[int]) -> Callable[[list[Any]], None]:
-    """For `Runs.run`: sends a signal to some of the processes once the first has come to a step."""
-
-    def send(running: list[Any]) -> None:
-        end = time.monotonic() + TIME_LIMIT
-        while len(runs.steps()) < step and all(one.is_alive() for one in running):
-            assert time.monotonic() < end, f"no step {step}\n{runs.log(len(running))}"
-            time.sleep(0.005)
-        for rank in ranks:
-            os.kill(running[rank].pid, number)
-
-    return send
-
-
-STOP = signal.SIGTERM

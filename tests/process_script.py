@@ -122,17 +122,17 @@ def build(job: dict[str, Any]) -> Trainer[Any]:
         diary.samples += numbers.tolist()
         trainer.state["count"] += len(x)
         trainer.state["mean"] = 0.5 * trainer.state["mean"] + x.mean(0)
-        metrics = {"loss": loss}
-        if job.get("odd metric") and distributed.rank() == 1:
-            metrics["odd"] = loss
-        return metrics
+        odd = job.get("odd_metrics", [None, None, None])[distributed.rank()]
+        return (
+            {"loss": loss} if odd is None else {odd: loss} if odd.startswith("loss of") else {"loss": loss, odd: loss}
+        )
 
     def eval_fn(model: Any, x: torch.Tensor, y: torch.Tensor, numbers: torch.Tensor) -> dict[str, Any]:
         return {"loss": crossentropy_loss(model(x), y)}
 
     size = job.get("batch_size", BATCH // distributed.world_size())
     points = Points(0.0 if plain else 0.1)
-    longer = distributed.rank() if job.get("odd length") else 0
+    longer = distributed.rank() if job.get("odd_length") else 0
     points = torch.utils.data.Subset(points, range(SAMPLES - 7 * longer)) if longer else points
     train_loader: Any = DataLoader(points, size, shuffle=True, num_workers=job.get("workers", 0))
     if job.get("stream"):
@@ -144,13 +144,15 @@ def build(job: dict[str, Any]) -> Trainer[Any]:
     trainer.state = {"count": 0, "mean": torch.zeros(4)}
     trainer.callbacks = [
         EMA(0.9), EarlyStopping("val_loss", 10), diary,
-        Checkpoint(job["folder"], every=job.get("every", 1), best="val_loss"),
+        Checkpoint(job["folder"], every=job.get("every", 1), best=job.get("best")),
     ]  # fmt: skip
     return trainer
 
 
 def main(job: dict[str, Any]) -> None:
     """Trains, and writes down how it ended in this process."""
+    Path(f"{job['report']}.pid.{distributed.rank()}").write_text(str(os.getpid()))
+    Path(f"{job['report']}.restarts").write_text(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if "kills" in job:
         kill_sometime(job)
     report: dict[str, Any] = {"raised": None}
@@ -159,6 +161,7 @@ def main(job: dict[str, Any]) -> None:
         trainer.fit(epochs=job.get("epochs", EPOCHS), resume=True)
         report["fingerprint"] = fingerprint(trainer)
         report["history"] = {name: trainer.history[name] for name in ("train_loss", "val_loss", "val_ema_loss")}
+        report["columns"] = trainer.history.columns
         report |= {"count": trainer.state["count"], "mean": trainer.state["mean"].tolist()}
     except BaseException as error:
         report["raised"] = f"{type(error).__name__}: {error}"

@@ -135,7 +135,7 @@ class Replicated(DistributedDataParallel):
         vars(self)["_own"] = frozenset({*vars(self), "training", "_own"})
 
     def _build_params_for_reducer(self) -> tuple[list[nn.Parameter], list[bool]]:
-        """The parameters, last ones first where that is the order in which they are sent: backward ends with the first."""
+        """The parameters, last ones first where they are sent in that order: backward ends with the first."""
         parameters, are_sparse = super()._build_params_for_reducer()  # type: ignore[no-untyped-call]
         return (parameters, are_sparse) if self.find_unused_parameters else (parameters[::-1], are_sparse[::-1])
 
