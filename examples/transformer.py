@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from ignition import Trainer, optimize, seed_everything
+from ignition import Trainer, distributed, optimize, seed_everything
 from ignition.callbacks import CosineDecay, Warmup
 
 CHARACTERS = 128  # ASCII; 0 stands before each paragraph and after it, and fills batches up
@@ -68,7 +68,7 @@ def write(model: nn.Module, beginning: str) -> str:
     return bytes(text[0].tolist()).decode().strip("\0")
 
 
-def main(steps: int = 500, precision: str = "bf16") -> Trainer:
+def main(steps: int = 500, precision: str = "bf16", seed: int | None = None) -> Trainer:
     seed_everything(0)
     train_text, test_text = make_paragraphs()
     model = Transformer()
@@ -89,18 +89,20 @@ def main(steps: int = 500, precision: str = "bf16") -> Trainer:
         model,
         optimizer,
         train_fn,
-        DataLoader(train_text, batch_size=8, shuffle=True, collate_fn=as_batch),
+        DataLoader(train_text, batch_size=8 // distributed.world_size(), shuffle=True, collate_fn=as_batch),
         eval_fn,
         DataLoader(test_text, batch_size=32, collate_fn=as_batch),
         precision=precision,
         accumulate=4,
         clip_norm=1.0,
+        seed=seed,
     )
     warmup = max(1, steps // 10)
     trainer.callbacks = [Warmup(warmup, then=CosineDecay("lr", 0.005, max_steps=steps - warmup))]
     trainer.fit(steps=steps, eval_every=max(1, steps // 4))
-    print(f"A character takes {trainer.history.last['val_loss']:.2f} nats. The model writes:")
-    print(write(model.eval(), "The "))
+    if distributed.is_main():
+        print(f"A character takes {trainer.history.last['val_loss']:.2f} nats. The model writes:")
+        print(write(model.eval(), "The "))
     return trainer
 
 
@@ -108,5 +110,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Teaches a small transformer to write Python's documentation.")
     parser.add_argument("--steps", type=int, default=500, help="steps, of four batches each (default: 500)")
     parser.add_argument("--precision", default="bf16", choices=["fp32", "bf16"], help="(default: bf16)")
+    parser.add_argument("--seed", type=int, help="of the texts' order, which then is that of any number of processes")
     arguments = parser.parse_args()
-    main(arguments.steps, arguments.precision)
+    main(arguments.steps, arguments.precision, arguments.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -84,3 +85,47 @@ def test_the_sweep_gives_trials_up_and_leaves_a_picture(tmp_path: Path) -> None:
     assert 0 < int(found[1]) < 7
     assert float(found[2]) < 0.5  # it is 2.3 before the first step
     assert (tmp_path / "runs" / "sweep" / "trials.png").read_bytes().startswith(b"\x89PNG")
+
+
+# Runs a script's main with its arguments, and has the first process write down the losses.
+LOSSES_OF = """
+import json, os, runpy, sys
+from pathlib import Path
+script, losses, arguments = sys.argv[1:]
+trainer = runpy.run_path(script)["main"](**json.loads(arguments))
+if os.environ.get("RANK", "0") == "0":
+    rows = [{name: value for name, value in row.items() if "loss" in name} for row in trainer.history.rows]
+    Path(losses).write_text(json.dumps(rows))
+"""
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("digits.py", {"epochs": 2, "dropout": 0.0}),
+        ("transformer.py", {"steps": 12, "precision": "fp32", "seed": 3}),
+    ],
+)
+def test_two_processes_give_the_losses_of_one_and_say_so_once(
+    name: str, arguments: dict[str, object], tmp_path: Path
+) -> None:
+    rows, said = [], []
+    for processes in (1, 2):
+        folder, losses = tmp_path / str(processes), tmp_path / f"{processes}.json"
+        folder.mkdir()
+        launcher = [] if processes == 1 else [*TORCHRUN, str(processes), "--no-python", sys.executable]
+        command = [sys.executable, *launcher, "-W", "error", "-c", LOSSES_OF, EXAMPLES / name, losses]
+        finished = subprocess.run(
+            [*map(str, command), json.dumps(arguments)], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert finished.returncode == 0, finished.stderr
+        rows.append(json.loads(losses.read_text()))
+        said.append([line.split()[0] for line in finished.stdout.splitlines() if "loss" in line or "Next" in line])
+    one, two = rows
+    assert len(one) == len(two) > 1
+    for row, other in zip(one, two, strict=True):
+        assert row.keys() == other.keys() == {"train_loss", "val_loss"}
+        assert other == pytest.approx(row, abs=1e-5)
+    assert said[0] == said[1]
+    assert len(said[0]) >= len(one)

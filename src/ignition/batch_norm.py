@@ -24,17 +24,23 @@ def synchronise_batch_norm(module: nn.Module) -> None:
             vars(part)["process_group"] = None  # the default one
 
 
-class SyncedBatchNorm(nn.SyncBatchNorm):
+class SyncedBatchNorm(_BatchNorm):
     """``torch.nn.SyncBatchNorm``, which knows accelerators alone, with the same for tensors on the CPU.
+
+    Not derived from it: DDP refuses a model on the CPU that has one.
 
     Source: Ioffe and Szegedy 2015, Batch Normalization, arXiv:1502.03167, algorithm 1, over all processes.
     """
 
+    _check_input_dim: Any = nn.SyncBatchNorm._check_input_dim
+    _check_non_zero_input_channels: Any = nn.SyncBatchNorm._check_non_zero_input_channels
+
     def forward(self, input: Tensor) -> Tensor:
         """Normalizes ``(batch, features, ...)``."""
-        # Not in evaluation, also without statistics of the training: there the processes need not have as many batches.
+        # In evaluation each process is by itself: they need not have as many batches.
         if not (self.training and input.is_cpu and torch.distributed.is_initialized()):
-            return super().forward(input)
+            return nn.SyncBatchNorm.forward(self, input)  # type: ignore[arg-type]
+        self._check_input_dim(input)
         mean, variance, count = _statistics(input)
         if self.running_mean is not None:
             self._keep(mean.detach(), variance.detach() * (count / (count - 1)))
@@ -54,15 +60,31 @@ class SyncedBatchNorm(nn.SyncBatchNorm):
             buffers.running_var.lerp_(variance.to(buffers.running_var.dtype), share)
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over the processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        """Waits for all of them."""
+        total = local.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Waits for all of them, too."""
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total
+
+
 def _statistics(input: Tensor) -> tuple[Tensor, Tensor, float]:
     """The mean and the (biased) variance of each feature over all processes, and of how many values they are."""
-    from torch.distributed.nn import functional  # its backward passes sum over the processes too
-
-    all_reduce: Callable[[Tensor], Tensor] = functional.all_reduce
+    total_of: Callable[[Tensor], Tensor] = _Sum.apply
     axes = [axis for axis in range(input.ndim) if axis != 1]
     count = input.new_tensor([input.numel() / input.shape[1]], dtype=torch.float64)
     torch.distributed.all_reduce(count)
     total = count.item()
-    mean = all_reduce(input.sum(axes)) / total
+    mean = total_of(input.sum(axes)) / total
     centred = input - mean.view([1, -1] + [1] * (input.ndim - 2))
-    return mean, all_reduce(centred.square().sum(axes)) / total, total
+    return mean, total_of(centred.square().sum(axes)) / total, total

@@ -8,6 +8,7 @@ of workers changes nothing, and batch k can be made without making the k - 1 bef
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
@@ -74,6 +75,7 @@ class KeyedLoader:
             # Only drawn from for the workers' base seed, which each batch's key replaces.
             generator=torch.Generator().manual_seed(key_of(seed, purpose, "workers")),
             _iterator=None,
+            worker_init_fn=_WorkerStart(loader.worker_init_fn),
             **{"batch_sampler" if batched else "sampler": self._order},
         )
 
@@ -108,6 +110,22 @@ class KeyedLoader:
         if name.startswith("__") or name == "_loader":
             raise AttributeError(name)
         return getattr(self._loader, name)
+
+
+class _WorkerStart:
+    """What a worker begins with: torchrun's signals to a process and all that it has started are not for its workers.
+
+    They would end at once, and with them the epoch, before there is a checkpoint.
+    """
+
+    def __init__(self, own: Callable[[int], object] | None) -> None:
+        self._own = own
+
+    def __call__(self, number: int) -> None:
+        if "TORCHELASTIC_RUN_ID" in os.environ and hasattr(os, "setpgid"):
+            os.setpgid(0, 0)
+        if self._own is not None:
+            self._own(number)
 
 
 def _marked(batches: Iterator[Any], borrowed: set[int]) -> Iterator[Any]:

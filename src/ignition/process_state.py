@@ -103,33 +103,36 @@ def generators_from(state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     return fresh
 
 
-def moved_position(state: Mapping[str, Any], batch_size: int | None, source: str) -> dict[str, int]:
+def moved_position(state: Mapping[str, Any], data: Mapping[str, int | None], source: str) -> dict[str, int]:
     """The position, counted in the batches of the processes that are there now: with the same samples left.
 
     Args:
         state: Of the checkpoint.
-        batch_size: The samples in a batch now; None where they are not known, and so the same as then.
+        data: What is known of the data now, as `ignition.matching.data_size` gives it.
         source: The checkpoint, for messages.
 
     Raises:
         CheckpointError: If what was read does not end where a batch of now would.
     """
     position: dict[str, int] = dict(state["position"])
-    count, now = 1 + len(state["processes"]["others"]), distributed.world_size()
-    if count == now:
+    count, processes = 1 + len(state["processes"]["others"]), distributed.world_size()
+    if count == processes:
         return position
     read = position["batch"] * count + position["offset"]  # in the batches of then
-    then = state["data"]["batch_size"]
-    if then and batch_size and then != batch_size:
-        if read * then % batch_size:
+    then, now, samples, batches = state["data"]["batch_size"], data["batch_size"], data["samples"], data["batches"]
+    if then and now and then != now:
+        if samples is not None and batches is not None and read * then >= samples:  # all, the last round being split
+            read = batches
+        elif read * then % now:
             raise CheckpointError(
                 f"the checkpoint {source} was written by {count} processes after {read * then} samples of an epoch, "
-                f"and now {now} processes read {batch_size} samples a batch",
+                f"and now {processes} processes read {now} samples a batch",
                 expected="a batch size in which that is a whole number of batches",
                 fix=f"use batch_size={then}, or go on with {count} processes to the end of the epoch",
             )
-        read = read * then // batch_size
-    position["batch"], position["offset"] = divmod(read, now)
+        else:
+            read = read * then // now
+    position["batch"], position["offset"] = divmod(read, processes)
     return position
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
@@ -18,7 +20,8 @@ class Signals:
 
     The first sets a flag and nothing else, since it may come between any two instructions. A signal that the process
     ignores (as a shell has its background jobs ignore Ctrl-C) stays ignored. Outside the main thread nothing is
-    taken over, as Python allows it nowhere else.
+    taken over, as Python allows it nowhere else. torchrun hands on to its processes what a cluster has sent to all of
+    them already: there a second one counts only when the first is five seconds old.
 
     Args:
         ask: Called with the number of the first signal.
@@ -35,7 +38,8 @@ class Signals:
 
     def __init__(self, ask: Callable[[int], object]) -> None:
         self._ask = ask
-        self._asked = False
+        self._asked: float | None = None  # when
+        self._seconds_of_one = 5.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for name in _NAMES:
@@ -52,11 +56,13 @@ class Signals:
             self._before.pop(number, None)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
+        now = time.monotonic()
+        if self._asked is None:
+            self._asked = now
+            self._ask(number)
+        elif now - self._asked >= self._seconds_of_one:
             self.restore()
             end_as(number)
-        self._asked = True
-        self._ask(number)
 
 
 def end_as(number: int) -> NoReturn:

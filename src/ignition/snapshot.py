@@ -130,6 +130,7 @@ def apply(training: Training, content: Content, source: str) -> None:
     try:
         check_model(trainer.model, content, source)
         optimizers = checked_optimizers(trainer.optimizer, content, source)
+        part = own_part(state, source)
         check_data(trainer.train_loader, state, source)
         device = trainer.device
         objects: list[tuple[Any, Any]] = []
@@ -138,8 +139,8 @@ def apply(training: Training, content: Content, source: str) -> None:
             (name, module, _model_state(module, name, content, extra)) for name, module in named(trainer.model).items()
         ]
         metrics = decode(state["metrics"], others, device=device)
-        part, history = own_part(state, source), state["history"]
-        position = moved_position(state, data_size(trainer.train_loader)["batch_size"], source)
+        history = state["history"]
+        position = moved_position(state, data_size(trainer.train_loader), source)
         hyper = decode(state["hyper"], others, trainer.hyper, objects, device)
         user_state = decode(part["state"], others, trainer.state, objects, device)
         callbacks = _checked_callbacks(trainer.callbacks, state["callbacks"], others, device)

@@ -134,9 +134,18 @@ class Replica(DistributedDataParallel):
 
     def __init__(self, module: nn.Module, **options: Any) -> None:
         super().__init__(module, **options)
+        # DDP sends the gradients of the first step in other pieces than all later ones. How a sum over three and more
+        # processes is rounded depends on that, and a training that goes on would begin with such a first step.
+        if not self.find_unused_parameters:
+            self.reducer._push_all_rebuilt_params()
         self.forwards = 0
         self.has_run = False
         self.parameter_ids = {id(parameter) for parameter in module.parameters()}
+
+    def _build_params_for_reducer(self) -> tuple[list[nn.Parameter], list[bool]]:
+        """The parameters, last ones first where they are sent in that order: backward ends with the first."""
+        parameters, are_sparse = super()._build_params_for_reducer()  # type: ignore[no-untyped-call]
+        return (parameters, are_sparse) if self.find_unused_parameters else (parameters[::-1], are_sparse[::-1])
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the model's, with its gradients averaged in the backward pass."""
@@ -144,9 +153,6 @@ class Replica(DistributedDataParallel):
             self.forwards += 1
             self.has_run = True
         return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
-
-    def _passing_sync_batchnorm_handle(self, module: nn.Module) -> None:
-        """Nothing: torch would refuse layers on the CPU, of which `ignition.batch_norm` has some that work there."""
 
 
 class Replicated:
