@@ -41,7 +41,8 @@ def together(by_agreement: Callable[[BaseException], bool] | None = None) -> Ite
     except BaseException as error:
         if distributed.world_size() == 1 or (by_agreement is not None and by_agreement(error)):
             raise
-        first = None if isinstance(error, ProcessError) else _first_failure(error)
+        # An exit is never a consequence: it keeps its status when all processes make it at the same place.
+        first = None if isinstance(error, (ProcessError, SystemExit)) else _first_failure(error)
         if first is None:
             _tell(error)
             raise
