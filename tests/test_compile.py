@@ -126,7 +126,7 @@ def test_torchs_own_compiler_gives_the_same_numbers(monkeypatch):
     assert compiled.history["val_loss"] == pytest.approx(plain.history["val_loss"], abs=1e-5)
 
 
-@pytest.mark.parametrize("compile", ["step", "yes", 1, None])
+@pytest.mark.parametrize("compile", ["yes", 1, None])
 def test_what_says_neither_yes_nor_how_is_an_error(compile):
     with pytest.raises(ArgumentError, match="compile="):
         Trainer(nn.Linear(4, 3), None, lambda model, x, y: None, batches, compile=compile)

@@ -187,15 +187,15 @@ def check_batch_axis(batch_axis: Any) -> None:
         )
 
 
-def check_compile(compile: Any) -> bool | Mapping[str, Any]:
-    """What `compile` says. Raises ArgumentError if it is neither a boolean nor a mapping of options."""
-    if not isinstance(compile, (bool, Mapping)):
-        raise ArgumentError(
-            f"compile={compile!r}",
-            expected="True, False, or a dict of options of torch.compile",
-            fix='for example compile=True, or compile={"mode": "max-autotune"}',
-        )
-    return compile
+def check_compile(compile: Any) -> bool | str | Mapping[str, Any]:
+    """What `compile` says. Raises ArgumentError if it is no boolean, mapping of options or "step"."""
+    if isinstance(compile, (bool, Mapping)) or compile == "step":
+        return compile  # type: ignore[no-any-return]
+    raise ArgumentError(
+        f"compile={compile!r}",
+        expected='True, False, "step", or a dict of options of torch.compile',
+        fix='for example compile=True, or compile={"mode": "max-autotune"}',
+    )
 
 
 def check_rules(accumulate: Any, clip_norm: Any, precision: str) -> UpdateRules:

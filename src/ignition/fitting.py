@@ -22,6 +22,7 @@ from ignition.parting import together
 from ignition.settings import Settings
 from ignition.sharded_checkpoint import read, write
 from ignition.snapshot import apply, capture, settings_of
+from ignition.step_graphs import step_graphs
 
 if TYPE_CHECKING:
     from ignition.trainer import Trainer
@@ -90,6 +91,7 @@ def _fit(
         for callback in trainer.callbacks:
             callback.prepare(trainer)
         training.wrap()
+        training.graphs = step_graphs(training)
         watched = [repr(callback) for callback in trainer.callbacks if callback.needs_updates]
         training.begin_fit(
             Events(trainer, trainer.callbacks, functions),
@@ -107,6 +109,9 @@ def _fit(
         raise
     finally:
         training.is_fitting = False
+        if training.graphs is not None:
+            training.graphs.close()
+            training.graphs = None
         training.end_fit()
         if saver is not None:
             saver.release()

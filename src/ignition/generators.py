@@ -22,7 +22,7 @@ from torch import nn
 
 from ignition.errors import warn
 
-__all__ = ["by_place", "generators_of", "put_back", "put_back_by_place", "reseed", "state_of"]
+__all__ = ["by_place", "generators_of", "put_back", "put_back_by_place", "reseed", "state_of", "walk"]
 
 _DEEPEST = 5
 _MANY = 64  # items of a container that are looked into: a longer one is data
@@ -44,24 +44,41 @@ def generators_of(*roots: Any) -> list[Any]:
 def by_place(roots: Mapping[str, Any]) -> dict[str, Any]:
     """The generators that objects and functions keep, each once, by the way to it: ``{"train_fn.noise": ...}``.
 
-    Goes into attributes, into short lists and dicts, and into the functions by which an object is called: what they
-    close over, and the globals that they name. Not into those of libraries that have none, nor deeper than a few steps.
+    See `walk` for where they are looked for.
     """
     found: dict[str, Any] = {}
+    seen: set[int] = set()
+    for name, value in walk(roots):
+        if isinstance(value, _GENERATORS) and not isinstance(value, random.SystemRandom) and id(value) not in seen:
+            seen.add(id(value))
+            found[name] = value
+    return found
+
+
+def walk(roots: Mapping[str, Any], leave_out: tuple[type, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """All that objects and functions hold, by the way to it, what is near first.
+
+    Goes into attributes, into short lists and dicts, and into the functions by which an object is called: what they
+    close over, and the globals that they name. Not into those of libraries, nor deeper than a few steps; into each
+    object once, by its shortest way.
+
+    Args:
+        roots: Where it begins, by name.
+        leave_out: Kinds of objects that are left out, with all that they hold.
+    """
     seen: dict[int, Any] = {}  # with the objects, so that no id is used again
     level = list(roots.items())
-    for _ in range(_DEEPEST + 1):  # what is near comes first, and so it is the shortest way that names a generator
+    for _ in range(_DEEPEST + 1):
         inner: list[tuple[str, Any]] = []
         for name, value in level:
-            if id(value) in seen or isinstance(value, _PLAIN):
+            if isinstance(value, leave_out):
+                continue
+            yield name, value
+            if id(value) in seen or isinstance(value, (*_PLAIN, *_GENERATORS)):
                 continue
             seen[id(value)] = value
-            if isinstance(value, _GENERATORS) and not isinstance(value, random.SystemRandom):
-                found[name] = value
-            else:
-                inner.extend((f"{name}.{part}", item) for part, item in _parts(value))
+            inner.extend((f"{name}.{part}", item) for part, item in _parts(value))
         level = inner
-    return found
 
 
 def state_of(generator: Any) -> Any:

@@ -54,7 +54,9 @@ class Trainer(Generic[Model]):
         strategy: How many processes, started by ``torchrun`` or ``srun``, train one model: ``"ddp"``, which ``"auto"``
             is too; ``"fsdp"``; or one of them with options, `DDP` or `FSDP`. In one process it changes nothing.
         compile: Whether the functions receive the model compiled by ``torch.compile``, or its options. `model` itself,
-            and so all that is saved of it, stays plain.
+            and so all that is saved of it, stays plain. ``"step"``: on CUDA, calls of `train_fn` are captured as graphs
+            and replayed. What Python does in it (prints, counts, appends) then happens at the capture only; one that
+            writes to something outside itself, or waits for the GPU, is warned of and runs eagerly.
         seed: Seeds all generators at the first fit, and derives the order of the data and the randomness of each
             batch from it, whatever the number of workers. None leaves everything to the user.
         progress: Whether to show a bar (in a terminal or a notebook) and a line for each record.
@@ -91,7 +93,7 @@ class Trainer(Generic[Model]):
         eval_fn: EvalFn | None = None, test_loader: Iterable[Any] | None = None, *,
         batch_axis: int = 0, device: str | torch.device = "auto", precision: str = "fp32",
         accumulate: int = 1, clip_norm: float | None = None, strategy: str | DDP | FSDP = "auto",
-        compile: bool | Mapping[str, Any] = False, seed: int | None = None, progress: bool = True,
+        compile: bool | str | Mapping[str, Any] = False, seed: int | None = None, progress: bool = True,
     ) -> None:  # fmt: skip
         distributed.start()
         arguments.check_parts(model, optimizer, train_fn, train_loader, eval_fn, test_loader, batch_axis)

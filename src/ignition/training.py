@@ -29,6 +29,7 @@ from ignition.structure import like, named
 from ignition.window import UpdateRules, Window
 
 if TYPE_CHECKING:
+    from ignition.step_graphs import StepGraphs
     from ignition.trainer import Trainer
 
 __all__ = ["EvaluationStopped", "Training"]
@@ -77,6 +78,7 @@ class Training:
         self.rules = rules
         self.processes = processes
         self.window: Window | None = None
+        self.graphs: StepGraphs | None = None  # of a fit's steps
         self.position = Position()
         self.means = Means(train_signature.role)
         self.compiled: Any = trainer.model
@@ -91,8 +93,7 @@ class Training:
         self.signal: int | None = None
         self.has_begun = self.paused = self.ended_in_order = False  # has_begun: the running fit has come to the loop
         self.met: tuple[Signature, int] | None = None  # what the eval function has been tried on
-        self.steps_unchecked = True
-        self.has_run = False  # whether this fit has used up anything of an open pass
+        self.steps_unchecked, self.has_run = True, False  # has_run: this fit has used up something of an open pass
         self.step_dependents: list[str] = []
         self.savers: list[Callable[[Any], None]] = []
         self._keyed: dict[str, tuple[Any, Any]] = {}
@@ -137,7 +138,7 @@ class Training:
     def prepare(self) -> Any:
         """What the functions receive in the place of the user's model: compiled, if that was asked for."""
         compiling = self.trainer.compile
-        if compiling and self.compiled is self.trainer.model:
+        if compiling and compiling != "step" and self.compiled is self.trainer.model:
             options = compiling if isinstance(compiling, Mapping) else {}
             self.compiled = like(self.trainer.model, lambda model: torch.compile(model, **options))
         return self.compiled
@@ -198,8 +199,7 @@ class Training:
                 "every so many steps"
             )
         self._seconds, self._since = self.elapsed(), None
-        self._scales = self.scales()
-        self.has_begun = False
+        self._scales, self.has_begun = self.scales(), False
         if self.window is not None:
             self.window.detach()
         if self.trainer.exception is not None:
@@ -358,7 +358,7 @@ class Training:
 
     def _set_hooks(self, this: Pass) -> None:
         this.stopped = False
-        this.function, this.model = self.train_signature.function, self.prepared
+        this.function, this.model = self.graphs or self.train_signature.function, self.prepared
         this.on_batch_begin = self.events.calls("batch_begin")
         this.on_batch_end = self.events.calls("batch_end")
         this.on_step_end = self.events.calls("step_end")
