@@ -630,6 +630,7 @@ def test_a_tensor_on_an_accelerator_must_be_a_real_scalar_too():
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_a_real_accelerator_is_waited_for_once():
     device = torch.accelerator.current_accelerator()
     loss = torch.tensor(2.0, device=device, requires_grad=True)

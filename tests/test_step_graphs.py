@@ -16,21 +16,27 @@ from ignition.step_graphs import step_graphs
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need CUDA")
 EPOCHS = 4
+DTYPE = torch.float64  # in which the numbers of two ways to round stay together
 
 
 class Net(nn.Module):
     def __init__(self, dropout=0.0):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(dropout), nn.Linear(32, 32), nn.ReLU(),
+            nn.Linear(8, 32, bias=False),  # which would be moved by rounding alone
+            nn.BatchNorm1d(32),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(32, 32),
+            nn.ReLU(),
             nn.Linear(32, 3),
-        )  # fmt: skip
+        )
 
     def forward(self, x):
         return self.layers(x)
 
 
-def make_batches(device="cuda", sizes=(16, 16, 16, 16, 16, 16, 5)):
+def make_batches(device="cuda", sizes=(16, 16, 16, 16, 16, 16, 5), dtype=DTYPE):
     generator = torch.Generator().manual_seed(1)
     return [
         (
@@ -41,9 +47,9 @@ def make_batches(device="cuda", sizes=(16, 16, 16, 16, 16, 16, 5)):
     ]
 
 
-def make_model(dropout=0.0):
+def make_model(dropout=0.0, dtype=DTYPE):
     seed_everything(3)
-    return Net(dropout).cuda()
+    return Net(dropout).to("cuda", dtype)
 
 
 OPTIMIZERS = {
@@ -68,13 +74,13 @@ def plain_step(model, x, y, optimizer, scale=1.0):
     return loss.detach()
 
 
-def by_hand(make, scales=None, epochs=EPOCHS, dropout=0.0, rates=None):
+def by_hand(make, scales=None, epochs=EPOCHS, dropout=0.0, rates=None, dtype=DTYPE):
     """A loop with nothing of ours."""
-    model = make_model(dropout)
+    model = make_model(dropout, dtype)
     optimizer = make(model.parameters())
     losses, step = [], 0
     for epoch in range(epochs):
-        for x, y in make_batches():
+        for x, y in make_batches(dtype=dtype):
             step += 1
             if rates is not None:
                 for group in optimizer.param_groups:
@@ -83,8 +89,17 @@ def by_hand(make, scales=None, epochs=EPOCHS, dropout=0.0, rates=None):
     return model, losses
 
 
-def fitted(train_fn=None, make=OPTIMIZERS["Adam"], compile="step", epochs=EPOCHS, dropout=0.0, callbacks=(), **options):
-    model = make_model(dropout)
+def fitted(
+    train_fn=None,
+    make=OPTIMIZERS["Adam"],
+    compile="step",
+    epochs=EPOCHS,
+    dropout=0.0,
+    callbacks=(),
+    dtype=DTYPE,
+    **options,
+):
+    model = make_model(dropout, dtype)
     optimizer = make(model.parameters())
     replayed = np.zeros(1, dtype=int)  # in place, which nobody takes for a side effect
 
@@ -95,7 +110,7 @@ def fitted(train_fn=None, make=OPTIMIZERS["Adam"], compile="step", epochs=EPOCHS
     def called(model, x, y):
         return train_fn(model, x, y, optimizer)
 
-    batches = options.pop("batches", None) or make_batches()
+    batches = options.pop("batches", None) or make_batches(dtype=dtype)
     trainer = Trainer(
         model, optimizer, plain if train_fn is None else called, batches, compile=compile, progress=False, **options
     )
@@ -118,13 +133,23 @@ def assert_same(model, other, tolerance=1e-6):
 
 @cuda
 @pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 2e-5)], ids=str)
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_it_computes_what_a_loop_by_hand_computes(name):
-    model, losses = by_hand(OPTIMIZERS[name])
-    found = fitted(make=OPTIMIZERS[name])
-    assert found.losses == pytest.approx(losses, abs=1e-6)
-    assert_same(found.model, model, 1e-5 if name == "RMSprop" else 2e-6)  # its first steps divide by what is near 0
-    assert found.calls == 4, "the first, one for a look at each of two shapes and a capture of each, the first again"
+def test_it_computes_what_a_loop_by_hand_computes(name, dtype, tolerance):
+    model, losses = by_hand(OPTIMIZERS[name], dtype=dtype)
+    found = fitted(make=OPTIMIZERS[name], dtype=dtype)
+    assert found.losses == pytest.approx(losses, abs=tolerance)
+    assert_same(found.model, model, tolerance)
+    assert found.calls == 5, "the first, and for each of two shapes a look and a capture"
+
+
+@cuda
+@pytest.mark.gpu
+def test_it_computes_the_bits_of_an_optimizer_that_could_be_captured_by_hand():
+    model, losses = by_hand(OPTIMIZERS["a tensor as rate"], dtype=torch.float32, dropout=0.2)
+    found = fitted(make=OPTIMIZERS["a tensor as rate"], dtype=torch.float32, dropout=0.2)
+    assert found.losses == losses
+    assert_same(found.model, model, 0)
 
 
 @cuda
@@ -137,7 +162,7 @@ def test_learning_rates_and_hyperparameters_reach_a_captured_step():
     schedules = [Schedule("lr", rate, every="step"), LinearDecay("scale", start_value=4, end_value=1, max_epochs=4)]
     found = fitted(callbacks=schedules)
     assert found.losses == pytest.approx(losses, abs=1e-6)
-    assert_same(found.model, model, 2e-6)
+    assert_same(found.model, model, 1e-6)
     assert found.trainer.history["scale"] == [4, 3, 2, 1]
     assert found.trainer.history["lr"] == [rate(step) for step in (7, 14, 21, 28)]
     assert found.calls < 8
@@ -153,7 +178,7 @@ def test_sgd_takes_rates_that_change_each_step_without_a_new_capture(name):
     model, losses = by_hand(OPTIMIZERS[name], rates=rate)
     found = fitted(make=OPTIMIZERS[name], callbacks=[Schedule("lr", rate, every="step")])
     assert found.losses == pytest.approx(losses, abs=1e-6)
-    assert_same(found.model, model, 2e-6)
+    assert_same(found.model, model, 1e-6)
 
 
 @cuda
@@ -162,7 +187,7 @@ def test_dropout_draws_the_numbers_of_an_eager_run():
     model, losses = by_hand(OPTIMIZERS["Adam"], dropout=0.5)
     found = fitted(dropout=0.5)
     assert found.losses == pytest.approx(losses, abs=1e-6)
-    assert_same(found.model, model, 2e-6)
+    assert_same(found.model, model, 1e-6)
     after = torch.rand(3, device="cuda")
     by_hand(OPTIMIZERS["Adam"], dropout=0.5)
     assert torch.equal(after, torch.rand(3, device="cuda")), "the generator is where it would be"
@@ -175,15 +200,21 @@ def test_what_the_trainer_does_around_a_step_is_as_without(settings):
     def train_fn(model, x, y, optimizer):
         return fit_on_batch(model, x, y, crossentropy_loss, optimizer)
 
-    callbacks = [EMA(settings.pop("ema"))] if "ema" in settings else []
-    found, eager = (fitted(train_fn, compile=compile, callbacks=callbacks, **settings) for compile in ("step", False))
-    assert found.losses == pytest.approx(eager.losses, abs=1e-6)
-    assert_same(found.model, eager.model, 1e-5 if "precision" in settings else 2e-6)
-    assert {name: column for name, column in found.trainer.history.items() if "seconds" not in name} == {
-        name: pytest.approx(column, abs=1e-6) for name, column in eager.trainer.history.items() if "seconds" not in name
-    }
+    def run(compile):
+        options = dict(settings)
+        callbacks = [EMA(options.pop("ema"))] if "ema" in options else []
+        make = OPTIMIZERS["a tensor as rate"]
+        return fitted(train_fn, make=make, compile=compile, callbacks=callbacks, dtype=torch.float32, **options)
+
+    found, eager = run("step"), run(False)
+    assert found.losses == eager.losses
+    assert_same(found.model, eager.model, 0)
+    columns = [
+        {name: one.trainer.history[name] for name in ("train_loss", "train_acc", "lr")} for one in (found, eager)
+    ]
+    assert columns[0] == columns[1]
     for name, average in eager.trainer.averaged.items():
-        assert_same(found.trainer.averaged[name], average, 2e-6)
+        assert_same(found.trainer.averaged[name], average, 0)
 
 
 @cuda
@@ -218,11 +249,11 @@ def test_evaluation_and_gradients_in_between_are_those_of_the_step():
 def test_a_pair_of_models_with_an_optimizer_each():
     def run(compile):
         seed_everything(0)
-        models = {"G": nn.Linear(4, 8).cuda(), "D": nn.Linear(8, 1).cuda()}
+        models = {"G": nn.Linear(4, 8).to("cuda", DTYPE), "D": nn.Linear(8, 1).to("cuda", DTYPE)}
         optimizers = {name: torch.optim.Adam(model.parameters(), lr=0.01) for name, model in models.items()}
 
         def train_fn(models, x, y):
-            fake = models["G"](torch.randn(len(x), 4, device=x.device))
+            fake = models["G"](torch.randn(len(x), 4, device=x.device, dtype=x.dtype))
             loss = models["D"](fake.detach()).mean() - models["D"](x).mean()
             optimize(loss, optimizers["D"])
             loss_g = -models["D"](fake).mean()
@@ -235,7 +266,7 @@ def test_a_pair_of_models_with_an_optimizer_each():
 
     found, eager = run("step"), run(False)
     for name in ("G", "D"):
-        assert_same(found.model[name], eager.model[name], 2e-6)
+        assert_same(found.model[name], eager.model[name], 1e-6)
     for name in ("train_d", "train_g", "train_kind"):
         assert found.history[name] == pytest.approx(eager.history[name], abs=1e-6)
 
@@ -266,7 +297,7 @@ def test_what_a_callback_changes_inside_a_fit_is_captured_anew():
 
     found, eager = (fitted(compile=compile, callbacks=[Changes()]) for compile in ("step", False))
     assert found.losses == pytest.approx(eager.losses, abs=1e-6)
-    assert_same(found.model, eager.model, 2e-6)
+    assert_same(found.model, eager.model, 1e-6)
 
 
 @cuda
@@ -281,7 +312,7 @@ def test_a_momentum_that_changes_each_step_is_given_up_with_a_word():
         IgnitionWarning, match=r"runs eagerly, since 'momentum' of the optimizer changes again and again"
     ):
         found = fitted(make=make, callbacks=schedules, epochs=8)
-    assert_same(found.model, eager.model, 2e-6)
+    assert_same(found.model, eager.model, 1e-6)
 
 
 @cuda
@@ -294,7 +325,7 @@ def test_fits_follow_one_another_and_leave_the_optimizer_as_it_was():
     assert {state["step"].device.type for state in found.optimizer.state.values()} == {"cpu"}
     assert found.trainer.training.graphs is None
     found.trainer.fit(epochs=3)
-    assert_same(found.model, model, 3e-6)
+    assert_same(found.model, model, 1e-6)
 
 
 @cuda
@@ -344,11 +375,12 @@ def test_a_run_that_is_resumed_ends_in_the_same_bits(tmp_path, at):
 
 @cuda
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_replays_wait_for_nothing():
     def watch(trainer):
-        if trainer.step == 20:
+        if trainer.step == 22:  # inside the last epoch, in which nothing is captured any more
             torch.cuda.set_sync_debug_mode("error")
-        if trainer.step == 27:
+        if trainer.step == 26:
             torch.cuda.set_sync_debug_mode("default")
 
     class Watch(LinearDecay):
@@ -464,9 +496,14 @@ def test_what_cannot_be_captured_runs_eagerly_after_one_warning(train_fn, reason
         found = fitted(train_fn, dropout=0.3)
     assert len([one for one in warned if one.category is IgnitionWarning]) == 1
     assert found.losses == pytest.approx(eager.losses, abs=1e-6)
-    assert_same(found.model, eager.model, 2e-6)
+    assert_same(found.model, eager.model, 1e-6)
+    held = torch.cuda.memory_allocated()
     again = fitted(dropout=0.3)  # and what comes after is captured as if nothing had been
-    assert again.calls == 4
+    assert again.calls == 5
+    by_copies = fitted(train_fn, compile=False, dropout=0.3, batches=make_batches("cpu") * 20)
+    del again, by_copies
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated() < held + 2**20, "memory of copies comes back"
 
 
 @cuda
@@ -486,9 +523,9 @@ def test_settings_that_stand_against_it_are_named_before_the_first_step(settings
     def train_fn(model, x, y, optimizer):
         return fit_on_batch(model, x, y, crossentropy_loss, optimizer)
 
-    eager = fitted(train_fn, compile=False, **settings)
+    eager = fitted(train_fn, compile=False, dtype=torch.float32, **settings)
     with pytest.warns(IgnitionWarning, match=f"runs eagerly, since .*{reason}"):
-        found = fitted(train_fn, **settings)
+        found = fitted(train_fn, dtype=torch.float32, **settings)
     assert_same(found.model, eager.model, 0)
 
 
@@ -510,7 +547,7 @@ def test_a_batch_that_may_hold_tensors_out_of_sight_runs_eagerly():
     )
     with pytest.warns(IgnitionWarning, match="the batch holds Batch"):
         trainer.fit(epochs=EPOCHS)
-    assert_same(model, by_hand(OPTIMIZERS["SGD"])[0], 2e-6)
+    assert_same(model, by_hand(OPTIMIZERS["SGD"])[0], 1e-6)
 
 
 @cuda
@@ -530,7 +567,7 @@ def test_nested_batches_and_many_shapes():
         trainer.fit(epochs=4)
         return model
 
-    assert_same(run("step"), run(False), 2e-6)
+    assert_same(run("step"), run(False), 1e-6)
 
 
 @cuda
@@ -555,7 +592,7 @@ def test_a_function_that_needs_a_plain_number_says_so():
 def test_without_cuda_it_runs_eagerly_after_one_warning():
     def run(compile):
         seed_everything(0)
-        model = Net()
+        model = Net().to(DTYPE)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
 
         def train_fn(model, x, y, scale):

@@ -115,7 +115,8 @@ class CapturableOptimizers:
 
     def _rate(self, group: dict[str, Any]) -> Tensor:
         if id(group) not in self._rates:
-            self._rates[id(group)] = group, torch.zeros((), device=self._device)
+            # Of the type that fused steps read.
+            self._rates[id(group)] = group, torch.zeros((), dtype=torch.float32, device=self._device)
         return self._rates[id(group)][1]
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -80,8 +81,7 @@ class StepGraphs:
             for parameter in owner
         )
         self._numbers = Numbers(training.device)
-        streams: Any = torch.cuda
-        self._stream = streams.Stream(training.device)
+        self._stream = _stream_of(training.device)
         self._pool = torch.cuda.graph_pool_handle()
         self._graphs: dict[Any, _Graph] = {}
         self._looked_at: set[Any] = set()
@@ -193,7 +193,7 @@ class StepGraphs:
         if reason is not None:
             self._put_back(gradients)
             self._optimizers.forget_new(states)
-            torch.cuda.set_rng_state(drawn, self._training.device)
+            _leave_capture(self._training.device, self._pool, drawn)
             self._give_up(reason)
             return self._run(model, batch, given)
         self._granted = granted
@@ -288,6 +288,22 @@ def _unique(tensors: Iterator[Tensor]) -> list[Tensor]:
     return list({id(one): one for one in tensors}.values())
 
 
+@cache
+def _stream_of(device: torch.device) -> Any:
+    """One stream for all captures: each has a workspace of its own for matrix products, and keeps it."""
+    streams: Any = torch.cuda
+    return streams.Stream(device)
+
+
+def _leave_capture(device: torch.device, pool: Any, state: Tensor) -> None:
+    """Does what torch leaves undone where a capture fails: memory, and random numbers from where they were."""
+    with suppress(RuntimeError):  # it was left in order
+        torch._C._cuda_endAllocateToPool(device.index, pool)
+    fresh = torch.Generator(device)  # the default one takes itself to be captured still
+    fresh.set_state(state)
+    torch.cuda.default_generators[device.index].graphsafe_set_state(fresh.graphsafe_get_state())
+
+
 @contextmanager
 def _noting_waits() -> Iterator[list[str]]:
     """Collects, inside the ``with`` block, the places at which Python waits for the accelerator."""
@@ -303,7 +319,7 @@ def _noting_waits() -> Iterator[list[str]]:
     for one in caught:
         if "synchronizing CUDA operation" in str(one.message):
             places.append(f"{one.filename}, line {one.lineno}")
-        else:
+        elif not str(one.message).startswith("Synchronization debug mode"):  # what it says of itself
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno, source=one.source)
 
 

@@ -27,6 +27,9 @@ def transferred(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
         return
     copying = streams.Stream(device)
     for batch in batches:
+        if all(tensor.device == device for tensor in tensors_in(batch)) and _is_plain(batch):
+            yield batch  # from a loader that keeps its data there: nothing to copy
+            continue
         if not _is_plain(batch):  # an object that moves itself: its tensors cannot be told how long they are used
             yield move(batch, device)
             continue
