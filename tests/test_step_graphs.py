@@ -40,7 +40,7 @@ def make_batches(device="cuda", sizes=(16, 16, 16, 16, 16, 16, 5), dtype=DTYPE):
     generator = torch.Generator().manual_seed(1)
     return [
         (
-            torch.randn(size, 8, generator=generator).to(device),
+            torch.randn(size, 8, generator=generator).to(device, dtype),
             torch.randint(3, (size,), generator=generator).to(device),
         )
         for size in sizes
