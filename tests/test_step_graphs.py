@@ -1,5 +1,6 @@
 """compile="step": whole calls of the train function, captured as CUDA graphs, against loops written by hand."""
 
+import gc
 import random
 from datetime import timedelta
 from types import SimpleNamespace
@@ -53,17 +54,26 @@ def make_model(dropout=0.0, dtype=DTYPE):
 
 
 OPTIMIZERS = {
-    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
-    "SGD with momentum": lambda parameters: torch.optim.SGD(
-        parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3
-    ),
-    "Adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01),
-    "fused Adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01, fused=True),
-    "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, amsgrad=True),
-    "NAdam": lambda parameters: torch.optim.NAdam(parameters, lr=0.01),
-    "RMSprop": lambda parameters: torch.optim.RMSprop(parameters, lr=0.01, momentum=0.5),
-    "a tensor as rate": lambda parameters: torch.optim.Adam(parameters, lr=torch.tensor(0.01), capturable=True),
+    "SGD": (torch.optim.SGD, {"lr": 0.1}),
+    "SGD with momentum": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}),
+    "Adam": (torch.optim.Adam, {"lr": 0.01}),
+    "fused Adam": (torch.optim.Adam, {"lr": 0.01, "fused": True}),
+    "AdamW": (torch.optim.AdamW, {"lr": 0.01, "amsgrad": True}),
+    "NAdam": (torch.optim.NAdam, {"lr": 0.01}),
+    "RMSprop": (torch.optim.RMSprop, {"lr": 0.01, "momentum": 0.5}),
 }
+
+
+def plain(name):
+    kind, options = OPTIMIZERS[name]
+    return lambda parameters: kind(parameters, **options)
+
+
+def capturable(name):
+    """As torch says to make an optimizer whose steps are to be captured."""
+    kind, options = OPTIMIZERS[name]
+    way = {"fused": True} if kind is torch.optim.SGD else {"capturable": True}
+    return lambda parameters: kind(parameters, **(options | way | {"lr": torch.tensor(options["lr"], device="cuda")}))
 
 
 def plain_step(model, x, y, optimizer, scale=1.0):
@@ -84,14 +94,14 @@ def by_hand(make, scales=None, epochs=EPOCHS, dropout=0.0, rates=None, dtype=DTY
             step += 1
             if rates is not None:
                 for group in optimizer.param_groups:
-                    group["lr"] = rates(step)
+                    group["lr"] = torch.full_like(group["lr"], rates(step))
             losses.append(plain_step(model, x, y, optimizer, 1.0 if scales is None else scales(epoch + 1)).item())
     return model, losses
 
 
 def fitted(
     train_fn=None,
-    make=OPTIMIZERS["Adam"],
+    make=plain("SGD with momentum"),
     compile="step",
     epochs=EPOCHS,
     dropout=0.0,
@@ -133,23 +143,25 @@ def assert_same(model, other, tolerance=1e-6):
 
 @cuda
 @pytest.mark.gpu
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 2e-5)], ids=str)
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_it_computes_what_a_loop_by_hand_computes(name, dtype, tolerance):
-    model, losses = by_hand(OPTIMIZERS[name], dtype=dtype)
-    found = fitted(make=OPTIMIZERS[name], dtype=dtype)
-    assert found.losses == pytest.approx(losses, abs=tolerance)
-    assert_same(found.model, model, tolerance)
+def test_it_computes_what_a_loop_by_hand_computes(name):
+    model, losses = by_hand(capturable(name), dtype=torch.float32, dropout=0.2)
+    found = fitted(make=plain(name), dtype=torch.float32, dropout=0.2)
+    assert found.losses == pytest.approx(losses, abs=1e-6)
+    assert_same(found.model, model)
     assert found.calls == 5, "the first, and for each of two shapes a look and a capture"
 
 
 @cuda
 @pytest.mark.gpu
-def test_it_computes_the_bits_of_an_optimizer_that_could_be_captured_by_hand():
-    model, losses = by_hand(OPTIMIZERS["a tensor as rate"], dtype=torch.float32, dropout=0.2)
-    found = fitted(make=OPTIMIZERS["a tensor as rate"], dtype=torch.float32, dropout=0.2)
-    assert found.losses == losses
-    assert_same(found.model, model, 0)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_it_computes_what_the_optimizer_does_that_cannot_be_captured(name):
+    model, losses = by_hand(plain(name))
+    found = fitted(make=plain(name))
+    # Adam and its kin count their steps in 32 bits where these can be captured.
+    tolerance = 1e-6 if OPTIMIZERS[name][0] is torch.optim.SGD else 1e-4
+    assert found.losses == pytest.approx(losses, abs=tolerance)
+    assert_same(found.model, model, tolerance)
 
 
 @cuda
@@ -158,11 +170,11 @@ def test_learning_rates_and_hyperparameters_reach_a_captured_step():
     def rate(step):
         return 0.01 / step
 
-    model, losses = by_hand(OPTIMIZERS["Adam"], scales=lambda epoch: 4 - (epoch - 1), rates=rate)
+    model, losses = by_hand(capturable("Adam"), scales=lambda epoch: 4 - (epoch - 1), rates=rate)
     schedules = [Schedule("lr", rate, every="step"), LinearDecay("scale", start_value=4, end_value=1, max_epochs=4)]
-    found = fitted(callbacks=schedules)
+    found = fitted(make=plain("Adam"), callbacks=schedules)
     assert found.losses == pytest.approx(losses, abs=1e-6)
-    assert_same(found.model, model, 1e-6)
+    assert_same(found.model, model)
     assert found.trainer.history["scale"] == [4, 3, 2, 1]
     assert found.trainer.history["lr"] == [rate(step) for step in (7, 14, 21, 28)]
     assert found.calls < 8
@@ -170,26 +182,26 @@ def test_learning_rates_and_hyperparameters_reach_a_captured_step():
 
 @cuda
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["SGD with momentum", "Adam"])
-def test_sgd_takes_rates_that_change_each_step_without_a_new_capture(name):
+def test_sgd_takes_rates_that_change_each_step_without_a_new_capture():
     def rate(step):
         return 0.05 / step
 
-    model, losses = by_hand(OPTIMIZERS[name], rates=rate)
-    found = fitted(make=OPTIMIZERS[name], callbacks=[Schedule("lr", rate, every="step")])
+    model, losses = by_hand(capturable("SGD with momentum"), rates=rate)
+    found = fitted(callbacks=[Schedule("lr", rate, every="step")])
     assert found.losses == pytest.approx(losses, abs=1e-6)
-    assert_same(found.model, model, 1e-6)
+    assert_same(found.model, model)
+    assert found.calls == 5
 
 
 @cuda
 @pytest.mark.gpu
 def test_dropout_draws_the_numbers_of_an_eager_run():
-    model, losses = by_hand(OPTIMIZERS["Adam"], dropout=0.5)
+    model, losses = by_hand(plain("SGD with momentum"), dropout=0.5)
     found = fitted(dropout=0.5)
     assert found.losses == pytest.approx(losses, abs=1e-6)
-    assert_same(found.model, model, 1e-6)
+    assert_same(found.model, model)
     after = torch.rand(3, device="cuda")
-    by_hand(OPTIMIZERS["Adam"], dropout=0.5)
+    by_hand(plain("SGD with momentum"), dropout=0.5)
     assert torch.equal(after, torch.rand(3, device="cuda")), "the generator is where it would be"
 
 
@@ -203,7 +215,7 @@ def test_what_the_trainer_does_around_a_step_is_as_without(settings):
     def run(compile):
         options = dict(settings)
         callbacks = [EMA(options.pop("ema"))] if "ema" in options else []
-        make = OPTIMIZERS["a tensor as rate"]
+        make = capturable("Adam")
         return fitted(train_fn, make=make, compile=compile, callbacks=callbacks, dtype=torch.float32, **options)
 
     found, eager = run("step"), run(False)
@@ -250,7 +262,7 @@ def test_a_pair_of_models_with_an_optimizer_each():
     def run(compile):
         seed_everything(0)
         models = {"G": nn.Linear(4, 8).to("cuda", DTYPE), "D": nn.Linear(8, 1).to("cuda", DTYPE)}
-        optimizers = {name: torch.optim.Adam(model.parameters(), lr=0.01) for name, model in models.items()}
+        optimizers = {name: capturable("Adam")(model.parameters()) for name, model in models.items()}
 
         def train_fn(models, x, y):
             fake = models["G"](torch.randn(len(x), 4, device=x.device, dtype=x.dtype))
@@ -266,7 +278,7 @@ def test_a_pair_of_models_with_an_optimizer_each():
 
     found, eager = run("step"), run(False)
     for name in ("G", "D"):
-        assert_same(found.model[name], eager.model[name], 1e-6)
+        assert_same(found.model[name], eager.model[name])
     for name in ("train_d", "train_g", "train_kind"):
         assert found.history[name] == pytest.approx(eager.history[name], abs=1e-6)
 
@@ -295,9 +307,10 @@ def test_what_a_callback_changes_inside_a_fit_is_captured_anew():
             super().on_step_end(trainer)
             changed(trainer)
 
-    found, eager = (fitted(compile=compile, callbacks=[Changes()]) for compile in ("step", False))
+    found = fitted(make=plain("Adam"), callbacks=[Changes()])
+    eager = fitted(make=capturable("Adam"), compile=False, callbacks=[Changes()])
     assert found.losses == pytest.approx(eager.losses, abs=1e-6)
-    assert_same(found.model, eager.model, 1e-6)
+    assert_same(found.model, eager.model)
 
 
 @cuda
@@ -312,20 +325,20 @@ def test_a_momentum_that_changes_each_step_is_given_up_with_a_word():
         IgnitionWarning, match=r"runs eagerly, since 'momentum' of the optimizer changes again and again"
     ):
         found = fitted(make=make, callbacks=schedules, epochs=8)
-    assert_same(found.model, eager.model, 1e-6)
+    assert_same(found.model, eager.model)
 
 
 @cuda
 @pytest.mark.gpu
 def test_fits_follow_one_another_and_leave_the_optimizer_as_it_was():
-    model, _ = by_hand(OPTIMIZERS["Adam"], epochs=6)
-    found = fitted(epochs=3)
+    model, _ = by_hand(capturable("Adam"), epochs=6)
+    found = fitted(make=plain("Adam"), epochs=3)
     group = found.optimizer.param_groups[0]
     assert (group["lr"], group["capturable"], group["foreach"], group["fused"]) == (0.01, False, None, None)
     assert {state["step"].device.type for state in found.optimizer.state.values()} == {"cpu"}
     assert found.trainer.training.graphs is None
     found.trainer.fit(epochs=3)
-    assert_same(found.model, model, 1e-6)
+    assert_same(found.model, model)
 
 
 @cuda
@@ -335,6 +348,7 @@ def test_memory_does_not_grow_with_the_fits():
     held = []
     for _ in range(5):
         found.trainer.fit(epochs=2)
+        gc.collect()
         torch.cuda.synchronize()
         held.append(torch.cuda.memory_allocated())
     assert held[-1] <= held[1]
@@ -496,7 +510,7 @@ def test_what_cannot_be_captured_runs_eagerly_after_one_warning(train_fn, reason
         found = fitted(train_fn, dropout=0.3)
     assert len([one for one in warned if one.category is IgnitionWarning]) == 1
     assert found.losses == pytest.approx(eager.losses, abs=1e-6)
-    assert_same(found.model, eager.model, 1e-6)
+    assert_same(found.model, eager.model)
     held = torch.cuda.memory_allocated()
     again = fitted(dropout=0.3)  # and what comes after is captured as if nothing had been
     assert again.calls == 5
@@ -547,7 +561,7 @@ def test_a_batch_that_may_hold_tensors_out_of_sight_runs_eagerly():
     )
     with pytest.warns(IgnitionWarning, match="the batch holds Batch"):
         trainer.fit(epochs=EPOCHS)
-    assert_same(model, by_hand(OPTIMIZERS["SGD"])[0], 1e-6)
+    assert_same(model, by_hand(plain("SGD"))[0])
 
 
 @cuda
@@ -567,7 +581,7 @@ def test_nested_batches_and_many_shapes():
         trainer.fit(epochs=4)
         return model
 
-    assert_same(run("step"), run(False), 1e-6)
+    assert_same(run("step"), run(False))
 
 
 @cuda
