@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from ignition import Trainer, evaluate, loop, predict
+from ignition import TensorLoader, Trainer, crossentropy_loss, evaluate, fit_on_batch, loop, predict
+from ignition.callbacks import EMA, LinearDecay
 from ignition.callbacks.base import EVENTS, Callback
 from ignition.errors import BatchError, FunctionError, IgnitionWarning
 
@@ -663,3 +664,43 @@ def test_predict_stops_after_max_steps():
 def test_what_cannot_be_joined_is_an_error():
     with pytest.raises(FunctionError, match=r"(?s)returned float.*expected: a tensor"):
         predict(nn.Identity(), lambda model, x: 3.0, [X])
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA alone says when it is waited for")
+@pytest.mark.parametrize("device", ["cpu", "cuda"], ids=["batches from the CPU", "batches that are there"])
+def test_between_two_records_nothing_waits_for_the_gpu(device):
+    x, y = torch.randn(80, 4, device=device), torch.arange(80, device=device) % 3
+    model = nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.1), nn.Linear(16, 3))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+
+    def train_fn(model, x, y, scale):
+        metrics = fit_on_batch(model, x, y, lambda outputs, y: scale * crossentropy_loss(outputs, y), optimizer)
+        return {**metrics, "pair": (metrics["loss"], y.ge(1).sum())}
+
+    loader = TensorLoader(x, y, batch_size=8, shuffle=True) if device == "cuda" else DataLoader(TensorDataset(x, y), 8)
+    trainer = Trainer(model, optimizer, train_fn, loader, clip_norm=1.0, progress=False)
+    seen = []
+
+    class Watch(LinearDecay):
+        def on_step_end(self, trainer):
+            super().on_step_end(trainer)
+            if trainer.step in (12, 18):
+                torch.cuda.set_sync_debug_mode("error" if trainer.step == 12 else "default")
+            seen.append(trainer.batch_metrics["loss"])
+
+    trainer.callbacks = [Watch("scale", start_value=2, end_value=1, max_steps=20), EMA(0.9)]
+    try:
+        trainer.fit(epochs=2)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(seen) == 20
+    assert all(loss.is_cuda for loss in seen)
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            seen[-1].item()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

@@ -112,7 +112,7 @@ def fitted(
     optimizer = (make or plain("SGD with momentum"))(model.parameters())
     replayed = np.zeros(1, dtype=int)  # in place, which nobody takes for a side effect
 
-    def plain(model, x, y, scale=1.0):
+    def own(model, x, y, scale=1.0):
         replayed[0] += 1
         return {"loss": plain_step(model, x, y, optimizer, scale)}
 
@@ -121,7 +121,7 @@ def fitted(
 
     batches = options.pop("batches", None) or make_batches(dtype=dtype)
     trainer = Trainer(
-        model, optimizer, plain if train_fn is None else called, batches, compile=compile, progress=False, **options
+        model, optimizer, own if train_fn is None else called, batches, compile=compile, progress=False, **options
     )
     losses = []
     trainer.callbacks = list(callbacks)

@@ -75,11 +75,6 @@ class StepGraphs:
         self._models = list(named(training.trainer.model).values())
         self._optimizers = CapturableOptimizers(optimizers, training.device)
         self._known = optimizers
-        self._parameters = _unique(
-            parameter
-            for owner in (*(one.parameters() for one in self._models), *map(_parameters_of, optimizers))
-            for parameter in owner
-        )
         self._numbers = Numbers(training.device)
         self._stream = _stream_of(training.device)
         self._pool = torch.cuda.graph_pool_handle()
@@ -87,7 +82,6 @@ class StepGraphs:
         self._looked_at: set[Any] = set()
         self._granted: Granted | None = None
         self._changes = 0
-        self._current: _Graph | None = None  # whose gradients the parameters have
         self._has_run = self._is_eager = self._has_told = False
 
     def __call__(self, model: Any, *batch: Any, **hyper: Any) -> Any:
@@ -108,7 +102,6 @@ class StepGraphs:
         graph = self._graphs.get(key)
         if graph is not None:
             return self._replay(graph, batch)
-        self._current = None
         if not self._has_run:  # the first step of a fit makes what is made once: states, caches
             self._has_run = True
             return self._run(model, batch, given)
@@ -146,7 +139,11 @@ class StepGraphs:
                 f"{_MOST_SHAPES} shapes at most"
             )
         self._looked_at.add(key)
-        parts = {f"model.{name}": part for one in self._models for name, part in one.named_modules()}
+        parts = {
+            f"model.{place}.{name}": part
+            for place, one in named(trainer.model).items()
+            for name, part in one.named_modules()
+        }
         effects = SideEffects({"train_fn": self._function, "trainer.state": trainer.state, **parts})
         working = torch.cuda.current_stream(self._training.device)
         self._stream.wait_stream(working)
@@ -205,9 +202,7 @@ class StepGraphs:
     def _replay(self, captured: _Graph, batch: tuple[Any, ...]) -> Any:
         for held, new in zip(captured.inputs, tensors_in(batch), strict=True):
             held.copy_(new)
-        if captured is not self._current:
-            self._put_back(captured.gradients)
-            self._current = captured
+        self._put_back(captured.gradients)  # where something else has put others
         captured.graph.replay()
         if self._training.window is not None:
             self._training.window.updated[:] = captured.updated
@@ -217,23 +212,27 @@ class StepGraphs:
         """Forgets graphs that take for granted what is so no more."""
         self._graphs.clear()
         self._looked_at.clear()
-        self._granted = self._current = None
+        self._granted = None
         self._changes += 1
         if self._changes > _MOST_CHANGES:
             self._give_up(f"{changed} changes again and again, and is fixed in a captured step")
 
     def _give_up(self, reason: str) -> None:
         self._graphs.clear()
-        self._current, self._is_eager = None, True
+        self._is_eager = True
         _warn_of_eager(reason)
 
     def _gradients(self) -> list[tuple[Tensor, Tensor | None]]:
-        return [(parameter, parameter.grad) for parameter in self._parameters]
+        models, optimizers = self._training.trainer.model, self._known
+        owners = [*(one.parameters() for one in named(models).values()), *map(_parameters_of, optimizers)]
+        parameters = {id(parameter): parameter for owner in owners for parameter in owner}
+        return [(parameter, parameter.grad) for parameter in parameters.values()]
 
     @staticmethod
     def _put_back(gradients: list[tuple[Tensor, Tensor | None]]) -> None:
         for parameter, gradient in gradients:
-            parameter.grad = gradient
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
 
 
 @dataclass(slots=True, eq=False)
@@ -282,10 +281,6 @@ def _is_same(states: dict[Any, Any], others: dict[Any, Any]) -> bool:
 def _parameters_of(optimizer: Optimizer) -> Iterator[Tensor]:
     for group in optimizer.param_groups:
         yield from group["params"]
-
-
-def _unique(tensors: Iterator[Tensor]) -> list[Tensor]:
-    return list({id(one): one for one in tensors}.values())
 
 
 @cache
