@@ -698,9 +698,9 @@ def test_between_two_records_nothing_waits_for_the_gpu(device):
         torch.cuda.set_sync_debug_mode("default")
     assert len(seen) == 20
     assert all(loss.is_cuda for loss in seen)
-    with pytest.raises(RuntimeError, match="synchronizing"):
-        try:
-            torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with pytest.raises(RuntimeError, match="synchronizing"):
             seen[-1].item()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
