@@ -6,7 +6,8 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from ignition.callbacks.base import Callback
@@ -208,6 +209,21 @@ class SWA(Callback):
         self._ready = bool(state["ready"])
 
 
+@torch.no_grad()
+def _move(averaged: AveragedModel, model: nn.Module, average: Callable[..., Any]) -> None:
+    """Does what ``AveragedModel.update_parameters`` does after the first time, and waits for nothing."""
+    alike: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
+    for mine, theirs in zip(averaged.module.parameters(), model.parameters(), strict=True):
+        ours, others = alike.setdefault((mine.device, mine.dtype), ([], []))
+        ours.append(mine.detach())
+        others.append(theirs.detach().to(mine.device))
+    for ours, others in alike.values():
+        average(ours, others, averaged.n_averaged)
+    for buffer, theirs in zip(averaged.module.buffers(), model.buffers(), strict=True):
+        buffer.copy_(theirs)
+    averaged.n_averaged += 1
+
+
 class _Average:
     """An AveragedModel for each model of a structure."""
 
@@ -244,7 +260,10 @@ class _Average:
 
     def add(self, models: Any) -> None:
         for averaged, model in zip(named(self._averaged).values(), named(models).values(), strict=True):
-            averaged.update_parameters(model)
+            if averaged.n_averaged == 0 or self._average is None:
+                averaged.update_parameters(model)  # which copies its count to the accelerator, and waits for that
+            else:
+                _move(averaged, model, self._average)
 
     def wholes(self) -> list[dict[str, Any]]:
         return [named(self._averaged)]
