@@ -219,8 +219,8 @@ def _move(averaged: AveragedModel, model: nn.Module, average: Callable[..., Any]
         others.append(theirs.detach().to(mine.device))
     for ours, others in alike.values():
         average(ours, others, averaged.n_averaged)
-    for buffer, theirs in zip(averaged.module.buffers(), model.buffers(), strict=True):
-        buffer.copy_(theirs)
+    for kept, current in zip(averaged.module.buffers(), model.buffers(), strict=True):
+        kept.copy_(current)
     averaged.n_averaged += 1
 
 
