@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
+from ignition import transfer
 from ignition.transfer import transferred
 
 META = torch.device("meta")
@@ -79,7 +80,9 @@ def log(monkeypatch):
     return log
 
 
-def test_with_streams_a_batch_is_copied_beside_the_work_and_waited_for_before_it_is_used(log):
+def test_with_streams_a_large_batch_is_copied_beside_the_work_and_waited_for_before_it_is_used(log, monkeypatch):
+    monkeypatch.setattr(transfer, "_TINY", 0)
+    monkeypatch.setattr(transfer, "_SMALL", 0)
     moved = transferred(iter([(torch.ones(2), torch.ones(3)), [torch.ones(1)]]), META)
     first = next(moved)
     assert all(tensor.device == META for tensor in first)
@@ -92,6 +95,20 @@ def test_with_streams_a_batch_is_copied_beside_the_work_and_waited_for_before_it
     assert log == [("copying", "pins"), copies, ("working", "waits for", "copying"), ("keeps", True)]
 
 
+def test_a_small_batch_is_copied_by_the_stream_that_works_and_what_is_there_is_not_copied(log):
+    little, more = torch.zeros(2), torch.zeros(2**15)
+    moved = transferred(iter([(little, little), [more], (torch.zeros(2**20, device=META),)]), META)
+    copies = ("working", "copies", {"non_blocking": True})
+    for expected in (
+        [copies, copies],
+        [("working", "pins"), copies],
+        [copies],
+    ):  # the last one returns what it is given
+        assert all(tensor.device == META for tensor in next(moved))
+        assert log == expected
+        log.clear()
+
+
 def test_what_moves_itself_is_moved_on_the_stream_that_works(log):
     packed = pack_sequence([torch.ones(3), torch.ones(2)])
     (moved,) = transferred(iter([packed]), META)
@@ -102,7 +119,8 @@ def test_what_moves_itself_is_moved_on_the_stream_that_works(log):
 @pytest.mark.gpu
 def test_batches_arrive_whole_on_a_real_accelerator():
     device = torch.accelerator.current_accelerator()
-    batches = [(torch.full((1 << 20,), float(number)), {"y": torch.tensor([number])}) for number in range(20)]
+    sizes = (1 << 20, 1 << 15, 8)
+    batches = [(torch.full((sizes[number % 3],), float(number)), {"y": torch.tensor([number])}) for number in range(20)]
     total = torch.zeros((), device=device)
     for number, (x, rest) in enumerate(transferred(iter(batches), torch.empty(0, device=device).device)):
         total += (x == number).all() & (rest["y"] == number).all()

@@ -12,13 +12,17 @@ from ignition.device import move, tensors_in
 
 __all__ = ["transferred"]
 
+_TINY = 2**16  # bytes; up to here the driver takes a copy for itself at once, and this thread does not wait
+_SMALL = 2**20  # bytes; up to here a stream of its own costs more than it saves (measured on an H200)
+
 
 def transferred(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
     """The batches of an iterator on `device`.
 
-    Where the device has streams, batches of tensors are copied on a stream of their own, out of pinned memory:
+    Where the device has streams, large batches of tensors are copied on a stream of their own, out of pinned memory:
     the function for one batch has only launched its work when the next batch is asked for, so the copy and that
-    work go on side by side. No batch is read before it is asked for.
+    work go on side by side. A small batch is copied in a shorter time than that takes. No batch is read before it is
+    asked for.
     """
     streams: Any = getattr(torch, device.type, None)  # torch.cuda, torch.xpu, ...
     if device.type == "cpu" or not hasattr(streams, "Stream"):
@@ -27,11 +31,12 @@ def transferred(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
         return
     copying = streams.Stream(device)
     for batch in batches:
-        if all(tensor.device == device for tensor in tensors_in(batch)) and _is_plain(batch):
-            yield batch  # from a loader that keeps its data there: nothing to copy
-            continue
-        if not _is_plain(batch):  # an object that moves itself: its tensors cannot be told how long they are used
+        size = sum(tensor.nbytes for tensor in tensors_in(batch) if tensor.device != device)
+        if size < _TINY or not _is_plain(batch):  # what moves itself cannot be told how long its tensors are used
             yield move(batch, device)
+            continue
+        if size < _SMALL:
+            yield move(_pinned(batch), device)
             continue
         with streams.stream(copying):
             there = move(_pinned(batch), device)
