@@ -31,7 +31,7 @@ def transferred(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
         return
     copying = streams.Stream(device)
     for batch in batches:
-        size = sum(tensor.nbytes for tensor in tensors_in(batch) if tensor.device != device)
+        size = sum(one.numel() * one.element_size() for one in tensors_in(batch) if one.device != device)
         if size < _TINY or not _is_plain(batch):  # what moves itself cannot be told how long its tensors are used
             yield move(batch, device)
             continue
