@@ -76,8 +76,8 @@ class Means:
         last = {}
         for name, value in result.items():
             if value.__class__ is not float:
-                if value.__class__ is Tensor and value.is_cpu and not value.ndim:
-                    value = value.item()  # on the CPU: there is no device to wait for
+                if value.__class__ is Tensor and value.is_cpu and (number := value.tolist()).__class__ is not list:
+                    value = number  # of a 0-d one, on the CPU: there is no device to wait for
                 if value.__class__ is not float:
                     value = self._add_other(name, value, weight)
                     if value is not None:
