@@ -668,12 +668,6 @@ def test_a_process_killed_in_a_save_loses_that_one_alone(tmp_path):
     assert found["in flight"] > 0  # some were hit in the middle
 
 
-@pytest.mark.slow
-def test_four_hundred_processes_killed_in_a_save_lose_that_one_alone(tmp_path):
-    found = killed_while_saving(tmp_path / "a", 400, seed=2)
-    assert found["in flight"] > 20
-
-
 # What a training makes of it
 
 

@@ -125,8 +125,6 @@ def test_the_script_for_many_processes_runs(processes: int, tmp_path: Path) -> N
     if processes == 1:
         printed = python(tmp_path / script.about)
     else:
-        if importlib.util.find_spec("ignition.distributed") is None:
-            pytest.skip("ignition.distributed is not there")
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", *command[1:]]
         done = subprocess.run(torchrun, cwd=tmp_path, env=alone(tmp_path), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
