@@ -126,7 +126,24 @@ def measure_all(folder):
 def measured():
     """Metrics and predictions of sets of any size, however they are read."""
     import torchmetrics
+    from torchmetrics.utilities import dim_zero_cat
 
+    class Seen(torchmetrics.Metric):
+        """Keeps outputs and labels, as all metrics do that rank or sort."""
+
+        def __init__(self):
+            super().__init__()
+            self.add_state("outputs", [], dist_reduce_fx="cat")
+            self.add_state("labels", [], dist_reduce_fx="cat")
+
+        def update(self, outputs, y):
+            self.outputs.append(outputs)
+            self.labels.append(y)
+
+        def compute(self):
+            return (dim_zero_cat(self.outputs).sum(1) * dim_zero_cat(self.labels)).mean()
+
+    together = torchmetrics.MetricCollection({"seen": Seen(), "f1": torchmetrics.classification.MulticlassF1Score(3)})
     model, found = net(), {}
     accuracy = torchmetrics.classification.MulticlassAccuracy(3)
     spread = torchmetrics.classification.MulticlassF1Score(3)
@@ -135,7 +152,9 @@ def measured():
         outputs = model(x)
         accuracy.update(outputs, y)
         spread.update(outputs, y)
+        together.update(outputs, y)
         metrics = {"loss": nn.functional.cross_entropy(outputs, y), "accuracy": accuracy, "f1": spread}
+        metrics |= {"collection": together}
         metrics |= {"pair": (x.mean(), x.numel())}
         return metrics | ({"of a last batch": x.sum()} if len(x) == 1 else {})
 

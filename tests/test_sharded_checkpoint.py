@@ -27,6 +27,8 @@ from ignition import (
 from ignition.callbacks import EMA, Checkpoint, EarlyStopping, LinearDecay, SaveModel
 from ignition.errors import CheckpointError
 from ignition.sharded_checkpoint import read
+from ignition.sharded_weights import gather_weights
+from ignition.weights import restore_weights
 
 SAMPLES = 45
 
@@ -134,6 +136,22 @@ def resumed(folder: str, strategy: str) -> None:
         (Path(folder) / "resumed.json").write_text(json.dumps({"first": result}))
 
 
+def put_back(folder: str) -> None:
+    """Weights that a checkpoint has joined, as those of EarlyStopping after a restart, come back into the parts."""
+    trainer = make_trainer("fsdp", 4, Path(folder))
+    trainer.fit(epochs=1)
+    models = {"model": trainer.model, "average": trainer.averaged["ema"]}
+    before = gather_weights(models, keep=True)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.zero_()
+    restore_weights(models, before)
+    after = gather_weights(models, keep=True)
+    for name, state in before.items():
+        assert all(torch.equal(after[name][key], value) for key, value in state.items()), name
+        assert any(value.any() for value in state.values())
+
+
 def read_result(path: Path) -> dict[str, dict[str, object]]:
     return json.loads(path.read_text())
 
@@ -192,6 +210,11 @@ def test_what_two_processes_have_left_any_number_goes_on_from(tmp_path, one_proc
     run_processes(resumed, 2, cut, "fsdp", folder=cut)
 
     assert read_result(cut / "resumed.json") == read_result(whole_run / "resumed.json")  # to the bit
+
+
+@pytest.mark.slow
+def test_whole_weights_are_put_back_into_a_sharded_model(tmp_path):
+    run_processes(put_back, 2, tmp_path, folder=tmp_path)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ignition import distributed
+from ignition import distributed, metric_objects
 from ignition.errors import MetricError, warn
 from ignition.memory import Memory
 from ignition.types import MetricObject
@@ -136,7 +136,7 @@ class Means:
                 expected="each metric object in each process, since they compute it together",
                 fix="return it for each batch, and not for some",
             )
-        if not callable(getattr(metric, "sync", None)):
+        if not metric_objects.synchronises(metric):
             raise MetricError(
                 f"the metric object {name!r} ({type(metric).__name__}) counts what this process has seen, of "
                 f"{distributed.world_size()}",
@@ -188,7 +188,7 @@ class Means:
             self._kept.restore()
         for name, value in result.items() if isinstance(result, Mapping) else ():
             if isinstance(value, MetricObject) and name not in self._objects:
-                value.reset()
+                metric_objects.empty(value)
                 self._add_other(name, value, NOTHING)
 
     def _totals(self) -> dict[str, list[float]]:
@@ -211,10 +211,8 @@ class Means:
         return means
 
     def _as_metrics(self, result: Any) -> Mapping[str, Any]:
-        if result is None:
-            return {}
-        if isinstance(result, Mapping):
-            return dict(result)
+        if result is None or isinstance(result, Mapping):
+            return dict(result or {})
         if isinstance(result, Tensor) or _is_number(result):
             return {"loss": result}
         raise MetricError(f"{self.source} returned {_description(result)}", expected=_EXPECTED, fix=_FIX)

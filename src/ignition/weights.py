@@ -22,7 +22,7 @@ from torch.nn.parameter import is_lazy
 from ignition import distributed
 from ignition.errors import ArgumentError
 from ignition.files import write_whole
-from ignition.strategy import is_sharded
+from ignition.strategy import as_sharded, is_sharded
 from ignition.structure import named
 
 __all__ = ["ENDINGS", "Weights", "check_weights", "copy_weights", "restore_weights", "write_weights"]
@@ -65,7 +65,7 @@ def restore_weights(models: Any, weights: Weights) -> None:
             "use the same structure of models, under the same names, as when the weights were copied",
         )
     for name, model in modules.items():
-        _plain(model).load_state_dict(weights[name])
+        _plain(model).load_state_dict(as_sharded(weights[name], _plain(model)))  # whole ones, from a checkpoint
 
 
 def check_weights(models: Any, ending: str) -> None:
