@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import re
 
 os.environ["MPLBACKEND"] = "Agg"  # before matplotlib is imported: no window
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before mlflow is imported: no network
 
 import random
-import tempfile
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,6 +56,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs an accelerator"))
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves out the files of slow tests alone where these are not asked for: some import large libraries."""
+    if config.option.markexpr != "not slow" or not collection_path.match("test_*.py"):
+        return None
+    return True if re.search(r"^pytestmark = pytest\.mark\.slow\b", collection_path.read_text("utf-8"), re.M) else None
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what was imported out of every later search for garbage, which tests wait for."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the option that writes the table of faults."""
     parser.addoption("--write-faults", action="store_true", help="write the table of faults to docs/reliability.md")
@@ -95,21 +110,32 @@ def same_random_numbers() -> None:
     """Seeds every generator that a test may draw from."""
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    if torch.accelerator.is_available():
+        torch.manual_seed(0)
+    else:  # which manual_seed would note down for three accelerators, with the way to it: half a millisecond
+        torch.default_generator.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where tests run; it is empty before each."""
+    return tmp_path_factory.mktemp("empty")
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
+def nothing_left_behind(empty_folder: Path) -> Iterator[None]:
     """Fails a test that leaves a thread, a changed environment variable or a file in the working directory.
 
-    Each test runs in an empty folder of its own, which is not `tmp_path`: what a test writes on purpose goes there.
+    Each test runs in an empty folder, which is not `tmp_path`: what a test writes on purpose goes there.
     """
     home, threads, variables = Path.cwd(), set(threading.enumerate()), environment()
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        yield
-        os.chdir(home)
-        left = [f"the file {name}" for name in sorted(os.listdir(folder))]
+    os.chdir(empty_folder)
+    yield
+    os.chdir(home)
+    left = [f"the file {name}" for name in sorted(os.listdir(empty_folder))]
+    if left:
+        shutil.rmtree(empty_folder)
+        empty_folder.mkdir()
 
     for thread in set(threading.enumerate()) - threads:
         thread.join(timeout=0 if lasting(thread) else 1)  # one that is just ending is none left behind

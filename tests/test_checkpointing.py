@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import slow
 from resuming import Script, build, differences, fingerprint
 from torch import nn
 
@@ -362,8 +363,8 @@ def interrupted(folder: Path, number: int, place: str, at: int) -> Trainer[Any]:
 
 
 @pytest.mark.parametrize("place", ["train", "eval"])
-@pytest.mark.parametrize("at", [1, 2, 3, 4, 5, 6])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("at", [1, slow(2), slow(3), 4, slow(5), slow(6)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, slow(signal.SIGUSR1)])
 def test_a_signal_ends_the_fit_where_both_a_new_process_and_this_one_go_on_exactly(number, at, place, tmp_path):
     whole = build(SCRIPT.change(every="epoch"), tmp_path / "whole")
     whole.fit(epochs=3)
@@ -380,6 +381,7 @@ def test_a_signal_ends_the_fit_where_both_a_new_process_and_this_one_go_on_exact
     assert differences(trainer, expected) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["train", "eval"])
 def test_a_new_process_goes_on_exactly_after_a_signal(place, tmp_path):
     whole = build(SCRIPT.change(every="epoch"), tmp_path / "whole")

@@ -68,6 +68,7 @@ def test_the_ending_says_what_kind_of_file_it_is(tmp_path, name, start):
     assert (tmp_path / name).read_bytes().startswith(start)
 
 
+@pytest.mark.slow
 def test_each_metric_has_its_axes_or_only_those_that_were_asked_for(tmp_path, clock):
     make_trainer(PlotProgress(tmp_path / "a.png")).fit(epochs=1)
     make_trainer(PlotProgress(tmp_path / "a.png", metrics=["val_acc"])).fit(epochs=1)
@@ -76,6 +77,7 @@ def test_each_metric_has_its_axes_or_only_those_that_were_asked_for(tmp_path, cl
     assert len(clock.figures[-1]) == 7
 
 
+@pytest.mark.slow
 def test_records_that_come_fast_are_drawn_seldom_and_the_last_one_always(tmp_path, clock):
     clock.drawing = 1.0
     plot = PlotProgress(tmp_path / "a.png")

@@ -322,6 +322,7 @@ def test_what_is_the_same_is_not_printed(tmp_path, capsys):
     assert "in the checkpoint" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_hyperparameter_that_a_schedule_moves_is_where_it_was(tmp_path):
     def scheduled(folder, ticker=None):
         decay = CosineDecay("scale", 1.0, 0.2, 3)

@@ -213,6 +213,7 @@ def test_a_fit_inside_a_fit_is_refused(tmp_path):
         trainer.fit(epochs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_after_a_signal_the_same_objects_go_on(number, tmp_path):
     script = Script(ema=True, schedule="step", noise=("torch",))

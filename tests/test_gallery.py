@@ -301,6 +301,7 @@ def test_the_recurrent_network_equals_its_loop_by_hand_and_remembers_what_earlie
     assert_same(trainer.model, model)
 
 
+@pytest.mark.slow
 def test_lbfgs_takes_the_path_of_its_loop_by_hand_and_arrives_where_scikit_learn_does(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

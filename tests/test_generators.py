@@ -211,6 +211,7 @@ def run(folder, ticker=None, workers=0):
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", [None, 15], ids=["killed", "SIGTERM"])
 def test_a_run_with_generators_of_its_own_goes_on_to_the_same_bits(by, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
@@ -222,6 +223,7 @@ def test_a_run_with_generators_of_its_own_goes_on_to_the_same_bits(by, tmp_path,
         assert not differences(run(tmp_path / str(at)), expected), at
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_nothing_of_generators_in_the_data_set(tmp_path):
     expected = fingerprint(run(tmp_path / "alone"))
     assert not differences(run(tmp_path / "two", workers=2), expected)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torchmetrics
+from marks import slow
 from resuming import Script, build, differences, fingerprint
 
 from ignition.callbacks import EMA, Callback, Checkpoint
@@ -46,7 +47,7 @@ class Strike(Callback):
 
 
 @pytest.mark.fault("an error, and fit again in the same process", "Equal 1")
-@pytest.mark.parametrize("at", [3, 6, 10])
+@pytest.mark.parametrize("at", [slow(3), 6, slow(10)])
 @pytest.mark.parametrize("place", ["batch_begin", "step_end", "eval_begin", "record"])
 def test_after_an_error_the_fit_goes_on_from_the_folder_to_the_same_bits(place, at, tmp_path, expected):
     trainer = build(SCRIPT, tmp_path / "a")
@@ -130,7 +131,7 @@ def test_where_another_process_has_gone_on_after_ctrl_c_its_checkpoints_count(tm
     assert differences(trainer, expected) == []
 
 
-@pytest.mark.parametrize("every", [1, 2, "epoch"])
+@pytest.mark.parametrize("every", [slow(1), slow(2), "epoch"])
 def test_where_a_save_fails_the_fit_goes_on_from_the_step_before_it(every, tmp_path, monkeypatch, expected):
     from ignition import checkpoint
 

@@ -405,6 +405,7 @@ def test_csv_has_a_line_a_record_and_nothing_for_nan(tmp_path):
     ]
 
 
+@pytest.mark.slow
 @given(history=histories())
 def test_json_gives_back_every_value(history, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "history.json"
@@ -412,6 +413,7 @@ def test_json_gives_back_every_value(history, tmp_path_factory):
     assert_equal(History.from_json(str(path)), history)
 
 
+@pytest.mark.slow
 @given(history=histories())
 def test_a_state_is_plain_and_gives_back_every_value(history):
     state = json.loads(json.dumps(history.state_dict(), allow_nan=False))

@@ -7,6 +7,7 @@ import dealing
 import numpy as np
 import pytest
 import torch
+from marks import slow
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -103,8 +104,8 @@ def no_process_left():
 
 
 @pytest.mark.parametrize("settings", WITH_WORKERS, ids=["one", "two", "persistent"])
-@pytest.mark.parametrize("kind", [Noisy, NoisyTogether])
-@pytest.mark.parametrize("collate", [None, noisy_collate])
+@pytest.mark.parametrize("kind", [Noisy, slow(NoisyTogether)])
+@pytest.mark.parametrize("collate", [slow(None), noisy_collate])
 def test_the_number_of_workers_changes_nothing(settings, kind, collate):
     alone = keyed(kind(), collate_fn=collate)
     loader = keyed(kind(), collate_fn=collate, timeout=60, **settings)

@@ -94,6 +94,7 @@ def late():
     assert imports(ast.parse(source)) == {"callbacks.base", "loop", "plots"}
 
 
+@pytest.mark.slow
 def test_importing_ignition_loads_nothing_heavy():
     script = "import sys, torch; before = {*sys.modules}; import ignition; print(*{*sys.modules} - before)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

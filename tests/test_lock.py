@@ -77,6 +77,7 @@ def test_a_second_lock_of_this_process_is_refused_until_the_first_is_released(tm
     again.release()
 
 
+@pytest.mark.slow
 def test_another_process_is_refused_with_the_number_of_the_holder(tmp_path, holder):
     process, _ = holder(tmp_path)
     with pytest.raises(CheckpointError, match=f"being written by the process {process.pid}\n.*\n.*another folder"):

@@ -84,6 +84,7 @@ cells = st.floats() | st.integers(-(10**6), 10**6)
 rows = st.lists(st.dictionaries(st.sampled_from(["train_a", "val_b", "lr", 'hyper, "quoted"\n']), cells), max_size=6)
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(rows)
 def test_the_file_is_byte_for_byte_what_to_csv_writes(tmp_path_factory: pytest.TempPathFactory, records: Any) -> None:

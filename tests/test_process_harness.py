@@ -22,6 +22,7 @@ def test_a_process_that_fails_ends_the_others_and_all_is_shown(tmp_path: Path) -
         run_processes(fails_on_one, 2, tmp_path, folder=tmp_path, patience=0.5)
 
 
+@pytest.mark.slow
 def test_what_takes_too_long_is_ended_and_shown(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import time; print('begun', flush=True); time.sleep(30)")

@@ -171,6 +171,7 @@ def build(loader, folder, *, every=1, accumulate=1, kill=None, evaluate=False):
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("name", LOADERS)
 def test_a_loader_that_keeps_its_place_is_put_back(name, accumulate, tmp_path):

@@ -72,6 +72,7 @@ def resumed_from_each_step(tmp_path, **options):
     return {name: parts for name, parts in found.items() if parts}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generator", [None, 3])
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("noise", [(), ("torch", "numpy", "python")])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import struct
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +69,20 @@ def test_what_was_cut_off_ends_with_the_last_whole_row(tmp_path: Path) -> None:
         path.write_bytes(data[:end])
         os.utime(path, (0, 0))
         assert rows(path) == [{"a": 1}]
+
+
+def test_a_file_that_is_written_when_the_run_has_ended_is_waited_for_however_old_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "run-a.wandb"
+    path.write_bytes(log([]))
+    os.utime(path, (0, 0))  # nothing was written while it trained
+    end = wandb_internal_pb2.Record(exit=wandb_internal_pb2.RunExitRecord())
+
+    def write() -> None:
+        time.sleep(0.2)
+        path.write_bytes(log([row({"a": 1}), bytes(end.SerializeToString())]))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    found = rows(path, finished=time.time())
+    thread.join()
+    assert found == [{"a": 1}]

@@ -231,7 +231,7 @@ def test_a_file_that_ends_too_early_warns_at_the_end_of_the_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = build(tracker(tmp_path))
-    monkeypatch.setattr("ignition.callbacks.wandb_run.rows", lambda path: rows(path)[:-1])
+    monkeypatch.setattr("ignition.callbacks.wandb_run.rows", lambda path, finished=0.0: rows(path, finished)[:-1])
     with pytest.warns(IgnitionWarning, match="ends with step 5, and not with 10"):
         trainer.fit(epochs=2)
     monkeypatch.undo()

@@ -43,10 +43,11 @@ class Writer:
         """Runs `job`; calls `wake` if it fails."""
         self._copies = {name: self._copies[name] for name in self._used}  # not those of what is no more
         self._used.clear()
-        done = threading.Event()
+        done, gate = threading.Event(), threading.Lock()
 
         def run() -> None:
             try:
+                gate.acquire()  # Thread.start waits until it runs: at work at once, it would keep Python for 5 ms
                 job()
             except BaseException as error:
                 self._failure = error
@@ -56,12 +57,15 @@ class Writer:
 
         thread = threading.Thread(target=run, name="ignition-checkpoint")
         self._running = thread, done  # before it runs, so that it is waited for whatever happens
+        gate.acquire()
         try:
             thread.start()
         except KeyError as error:
             # What Thread.start makes of an error that a signal's handler raises inside it, as torch's does when a
             # loader worker has died.
             raise (error.__context__ or error) from None
+        finally:
+            gate.release()
 
     def finish(self) -> None:
         """Waits until nothing is being written, and raises what went wrong."""

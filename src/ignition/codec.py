@@ -90,7 +90,9 @@ def metrics_in(module: nn.Module) -> dict[str, Any]:
     """What torchmetrics' metrics in a module (or that it is) have gathered, which their ``state_dict`` leaves out."""
     gathered = {}
     for path, part in module.named_modules():
-        values = getattr(part, "metric_state", None)  # that of a collection brings its members up to date
+        if not hasattr(type(part), "metric_state"):  # of the class: a module that lacks it would look for long
+            continue
+        values: Any = part.metric_state  # that of a collection brings its members up to date
         if isinstance(values, Mapping) and hasattr(part, "_update_count"):
             gathered[path] = {"values": dict(values), "count": part._update_count}
     return gathered
@@ -157,8 +159,9 @@ class _Encoder:
         )
 
     def _container(self, value: Any, place: str, depth: int) -> Any:
+        kinds = {*map(type, value)}  # the training waits, and this takes no step of Python's for each item
         if isinstance(value, Mapping):
-            if all(isinstance(key, str) for key in value) and "$" not in value:
+            if all(issubclass(kind, str) for kind in kinds) and "$" not in value:
                 return {str.__str__(key): self.encode(item, f"{place}.{key}", depth) for key, item in value.items()}
             pairs = []
             for index, (key, item) in enumerate(value.items()):
@@ -168,28 +171,28 @@ class _Encoder:
         if isinstance(value, (set, frozenset)):
             kind = "set" if isinstance(value, set) else "frozenset"
             return _marked(kind, [self.encode(item, place, depth) for item in sorted(value, key=repr)])
-        # The state of Python's generator is 625 integers, and the training waits.
-        items = [
-            item if type(item) is int else self.encode(item, f"{place}.{index}", depth)
-            for index, item in enumerate(value)
-        ]
+        if kinds <= {int}:  # as the 625 of the state of Python's generator
+            items = list(value)
+        else:
+            items = [self.encode(item, f"{place}.{index}", depth) for index, item in enumerate(value)]
         return items if isinstance(value, list) else _marked("tuple", items)
 
     def _tensor(self, value: Tensor, place: str) -> Any:
         """The mark of a tensor: its name, whether it asks for a gradient, its device, the order of its dimensions."""
-        if id(value) in self.known:  # one tensor in two places comes back as one
-            return self.known[id(value)][1]
-        name = first = place.encode(errors="backslashreplace").decode()
+        known = self.known.get(id(value))
+        if known is not None:  # one tensor in two places comes back as one
+            return known[1]
+        name = first = place if place.isascii() else place.encode(errors="backslashreplace").decode()
         count = 1
         while name in self.tensors:  # {"a.b": ...} and {"a": {"b": ...}}, or the keys 1 and "1"
             count += 1
             name = f"{first}~{count}"
-        self.tensors[name] = value.detach() if value.requires_grad else value
-        order = None
+        requires_grad, order = value.requires_grad, None
+        self.tensors[name] = value.detach() if requires_grad else value
         if value.layout is torch.strided and not value.is_contiguous():
             order = sorted(range(value.ndim), key=value.stride().__getitem__, reverse=True)
         device = "cpu" if value.is_cpu else value.device.type  # which costs twenty times as much to ask
-        mark = _marked("tensor", [name, value.requires_grad, device, order])
+        mark = {"$": ["tensor", [name, requires_grad, device, order]]}
         self.known[id(value)] = (value, mark)  # with the tensor, so that its id stays its own
         return mark
 

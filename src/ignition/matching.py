@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ignition import distributed
@@ -21,6 +21,8 @@ __all__ = ["check_data", "check_model", "check_tensor", "checked_optimizers", "d
 
 # Types of several elements to a byte.
 _PACKED = {value for name, value in vars(torch).items() if re.fullmatch(r"u?int[1-7]|bits\w+", name)}
+_USUAL = (Tensor, nn.Parameter)
+_WHOLE = {torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.bool, torch.uint8}
 
 
 def key_in(name: str, key: str) -> str:
@@ -41,6 +43,8 @@ def data_size(loader: Any) -> dict[str, int | None]:
 
 def check_tensor(name: str, tensor: Tensor) -> None:
     """Raises CheckpointError if a checkpoint cannot hold a tensor."""
+    if type(tensor) in _USUAL and tensor.layout is torch.strided and tensor.dtype in _WHOLE and not tensor.is_meta:
+        return  # at once: the training waits
     problem = None
     if is_lazy(tensor):
         problem = "that of a lazy module, which has seen no batch yet"

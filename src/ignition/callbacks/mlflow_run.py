@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MLflow"]
 
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+"""While it trains: by itself MLflow tries for four minutes to reach a server that is gone."""
+
 _PARAMETERS_AT_ONCE, _LONGEST_PARAMETER = 100, 6000  # what a server takes
 
 
@@ -33,7 +36,8 @@ class MLflow(Tracker):
 
     Without a run of its own it writes to the one that ``mlflow.start_run()`` has begun, and leaves that open. The run
     of a training that goes on from a checkpoint is the one it had; a point that a run has is not written again. The
-    store may fail while it trains: see `ignition.callbacks.tracking`.
+    store may fail while it trains: see `ignition.callbacks.tracking`. A server that is gone is then asked three times,
+    which takes some seconds, or as ``$MLFLOW_HTTP_REQUEST_MAX_RETRIES`` and ``$MLFLOW_HTTP_REQUEST_TIMEOUT`` say.
 
     Args:
         store: A folder, which then holds ``mlflow.db`` and the artifacts
@@ -51,7 +55,7 @@ class MLflow(Tracker):
     Raises:
         ArgumentError: If an argument is none of these; at the fit's start if the weights cannot be written so.
         IgnitionError: If mlflow is not installed.
-        mlflow.exceptions.MlflowException: At the fit's start, if the store cannot be reached.
+        mlflow.exceptions.MlflowException: At the first fit's start, if the store cannot be reached.
 
     Example:
         >>> from ignition.callbacks import MLflow
@@ -99,6 +103,15 @@ class MLflow(Tracker):
                 error.add_note("MLflow(..., model=False) leaves the weights out")
                 raise
         super().on_train_begin(trainer)
+
+    def _attempt(self, action: Any, *arguments: Any) -> None:
+        usual = {name: value for name, value in _PATIENCE.items() if name not in os.environ}
+        os.environ.update(usual)  # which MLflow reads at each request
+        try:
+            super()._attempt(action, *arguments)
+        finally:
+            for name in usual:
+                del os.environ[name]
 
     def _open(self, trainer: Trainer[Any]) -> tuple[int, int]:
         import mlflow

@@ -37,7 +37,7 @@ class Tracker(Callback):
     on from a checkpoint goes on in its run, with each step once. Where a run is begun anew by another Trainer, it is
     another run.
 
-    What goes wrong at the fit's start is an error. After the first step the training goes on whatever the tracker
+    What goes wrong at the start of the first fit is an error. After that the training goes on whatever the tracker
     does: there is one warning a fit, and it is tried again at a later record, so that no more than a tenth of the time
     is spent on that.
 
@@ -92,10 +92,14 @@ class Tracker(Callback):
         self._warned, self._retry_at = False, None
         if not _is_logged():
             return
-        if not self._restored and (self._trainer is None or self._trainer() is not trainer):
+        is_known = self._trainer is not None and self._trainer() is trainer
+        if not self._restored and not is_known:
             self.run_id, self._recorded = None, _NOTHING  # another training is another run
         self._trainer, self._restored = weakref.ref(trainer), False
-        self._begin(trainer)
+        if is_known:
+            self._attempt(self._begin, trainer)
+        else:
+            self._begin(trainer)
 
     def on_record(self, trainer: Trainer[Any]) -> None:
         """Writes the record."""

@@ -16,14 +16,15 @@ _WHOLE, _FIRST, _LAST = 1, 2, 4
 _PATIENCE = 5.0  # seconds
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
+def rows(path: Path, finished: float = 0.0) -> list[dict[str, Any]]:
     """The rows of history in a ``.wandb`` file; those of a process that was killed end with the last whole one.
 
-    ``Run.finish`` may return before the file is written: one that lacks its end is waited for until nobody can have
-    written to it for some seconds.
+    ``Run.finish`` may return before the file is written, all of it even: one that lacks its end is waited for until
+    nobody has written to it for some seconds.
 
     Args:
         path: The file.
+        finished: When ``Run.finish`` returned, in seconds since 1970; it may be long after the last writing.
     """
     while True:
         found, kinds = [], set()
@@ -32,7 +33,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
             if record.HasField("history"):
                 items = record.history.item
                 found.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
-        if "exit" in kinds or not 0 <= time.time() - path.stat().st_mtime < _PATIENCE:
+        if "exit" in kinds or not 0 <= time.time() - max(path.stat().st_mtime, finished) < _PATIENCE:
             return found
         time.sleep(0.05)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from glob import escape
@@ -51,7 +52,7 @@ class WandB(Tracker):
     Raises:
         ArgumentError: If an argument is none of these.
         IgnitionError: If wandb is not installed.
-        wandb.Error: At the fit's start, if the run cannot be begun.
+        wandb.Error: At the first fit's start, if the run cannot be begun.
 
     Example:
         >>> from ignition.callbacks import WandB
@@ -139,7 +140,7 @@ class WandB(Tracker):
 
     def _check_written(self, path: Path) -> None:
         """Raises OSError if the last record is not there: wandb's service says nothing of a disk that failed."""
-        last = _last(rows(path), "step")
+        last = _last(rows(path, finished=time.time()), "step")
         if last < self._recorded and _last([*_earlier_rows(path)], "step") < self._recorded:
             raise OSError(f"{path} ends with step {last}, and not with {self._recorded}")
 
