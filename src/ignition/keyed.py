@@ -23,7 +23,9 @@ from torch.utils.data import (
     RandomSampler,
     SequentialSampler,
     SubsetRandomSampler,
+    TensorDataset,
     WeightedRandomSampler,
+    default_collate,
     get_worker_info,
 )
 
@@ -311,6 +313,8 @@ class _KeyedDataset:
 
     def __getitems__(self, keyed_indices: _KeyedIndices) -> Any:
         key, indices = keyed_indices
+        if _draws_nothing(self._dataset, self._collate):
+            return self._collate(self._fetch(indices))
         with _randomness(key, self._own_generators()):
             return self._collate(self._fetch(indices))
 
@@ -345,6 +349,12 @@ class _KeyedDataset:
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._dataset, name, value)
+
+
+def _draws_nothing(dataset: Any, collate: Any) -> bool:
+    """Whether what makes the batches is torch's own and known to draw no numbers: no key has to follow them then."""
+    plain = type(dataset) is TensorDataset and collate is default_collate
+    return plain and all(type(tensor) is torch.Tensor for tensor in dataset.tensors)
 
 
 def _randomness(key: int, others: list[Any]) -> AbstractContextManager[None]:
