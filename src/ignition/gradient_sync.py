@@ -31,7 +31,7 @@ class Total:
 
     def __init__(self, local: Any) -> None:
         if isinstance(local, Tensor):  # of weights on an accelerator: nobody waits for it
-            self._sum, group = local.detach().double().reshape(1), dist.group.WORLD
+            self._sum, group = local.detach().double().reshape(1), distributed.main_group()
         else:
             self._sum, group = torch.tensor([local], dtype=torch.float64), distributed.control_group()
         # Asked of the group itself: in each step, what dist.all_reduce notes of a call costs as much as the call.

@@ -32,7 +32,7 @@ from torch.utils.data import (
 from ignition.errors import ArgumentError
 from ignition.generators import generators_of, reseed
 from ignition.rng import key_of, keyed, keyed_blocks, seed_fetching
-from ignition.shards import WHOLE, Borrowed, Fill, Shard, deal, drops_last, portions_in
+from ignition.shards import WHOLE, Borrowed, Fill, Numbered, Shard, deal, drops_last, portions_in
 
 __all__ = ["KeyedLoader", "can_be_keyed", "unsharded"]
 
@@ -187,15 +187,22 @@ class _KeyedOrder:
     def _from(self, this: _Place) -> Iterator[_KeyedIndices]:
         epoch, start = this.epoch, this.start
         order = _reseeded(this.sampler, epoch, key_of(self._seed, self._purpose, "order", epoch))
-        join = _joined if self._makes_lists else None
         if this.shard.size == 1:
             for place, indices in islice(enumerate(order), start, None):
                 yield _KeyedIndices(self._key(epoch, place), indices)
             return
-        portions = deal(islice(order, start, None), start, this.shard, this.fill, self._drop_last, join)
+        batches = Numbered.of(order)
+        if batches is None:
+            join: Callable[[list[Any]], list[Any] | None] | None = _joined if self._makes_lists else None
+            items: Iterable[Any] = islice(order, start, None)
+        else:
+            join, items = batches.joined, range(start, len(batches))
+        portions = deal(items, start, this.shard, this.fill, self._drop_last, join)
         for number, (place, indices, borrowed) in enumerate(portions):
             if borrowed:
                 this.borrowed.add(number)
+            if batches is not None and isinstance(indices, int):  # a batch's number, where it is no part of a round
+                indices = batches[indices]
             yield _KeyedIndices(self._key(epoch, place), indices)
 
     def _key(self, epoch: int, place: int) -> int:
