@@ -1,12 +1,21 @@
 """What Ignition costs beside DDP by hand, and how both scale, on gloo processes of this machine.
 
-    python benchmarks/processes.py            # the cost on 2 processes, side by side; about two minutes
-    python benchmarks/processes.py --curve    # the parallel efficiency on 1, 2 and 4 processes too
+    python benchmarks/processes.py                  # the cost on 2 processes, side by side; about two minutes
+    python benchmarks/processes.py --curve          # on 1, 2 and 4 processes, with the parallel efficiency
+    python benchmarks/processes.py --step weighed   # the same for steps that weigh the batches, and so on
 
 Both trainings run in the same processes, a few steps of one and then of the other, again and again, so that whatever
 else the machine does strikes both. Each has its own copy of a model that takes about 30 ms a step, the same data, and
-takes the same steps. The figures are the ratio of the medians of the rounds, and that of the processor time, which
-other work on the machine hardly changes; the spread is that of the rounds' own ratios.
+takes the same steps. Both do the same, too, or the figure would say what a feature costs and not what Ignition does:
+
+- ``plain``: zero_grad, backward and step, in the loop by hand and in train_fn. The mean over the processes.
+- ``weighed``: the exact mean over all samples. By hand the processes tell one another the size of each batch, as
+  `fit_on_batch` has them do (which is `optimize` without the norm).
+- ``optimize``: not the same, but what `optimize` adds to a plain loop by hand: the exact mean, and the norm of the
+  gradient, which it returns.
+
+The figures are the ratio of the medians of the rounds, that of the processor time, which other work on the machine
+hardly changes, and the median and the quarters of the rounds' own ratios of processor time.
 """
 
 from __future__ import annotations
@@ -23,14 +32,16 @@ from statistics import median, quantiles
 from time import perf_counter, process_time
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from ignition import Trainer, crossentropy_loss, distributed, optimize
+from ignition import Trainer, crossentropy_loss, distributed, fit_on_batch, optimize
 
 BATCH, WIDTH, LAYERS = 128, 512, 6  # a process; 1.6 million parameters, 6.3 MB of gradients
-STEPS = 10  # in a round
+STEPS = 5  # in a round
+KINDS = ("plain", "weighed", "optimize")
 
 
 def now() -> torch.Tensor:
@@ -52,8 +63,9 @@ def make_data(steps: int) -> TensorDataset:
 class ByHand:
     """A loop with DDP as torch's own documentation writes it, which keeps a mean of the loss."""
 
-    def __init__(self, model: nn.Module, data: TensorDataset) -> None:
+    def __init__(self, model: nn.Module, data: TensorDataset, weighs: bool) -> None:
         self.model = DistributedDataParallel(model) if distributed.world_size() > 1 else model
+        self.group = dist.new_group(backend="gloo") if weighs and distributed.world_size() > 1 else None
         self.optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         self.sampler = DistributedSampler(data, distributed.world_size(), distributed.rank(), seed=0)
         self.loader = DataLoader(data, BATCH, sampler=self.sampler)
@@ -63,9 +75,23 @@ class ByHand:
         for x, y in islice(self.endless(), steps):
             loss = crossentropy_loss(self.model(x), y)
             self.optimizer.zero_grad()
-            loss.backward()
+            if self.group is None:
+                loss.backward()
+            else:
+                self.weighed_backward(loss, len(x) / BATCH)
             self.optimizer.step()
             self.total, self.count = self.total + loss.item() * len(x), self.count + len(x)
+
+    def weighed_backward(self, loss: torch.Tensor, share: float) -> None:
+        """The gradient of the mean over all samples: the shares travel while backward runs."""
+        shares = torch.tensor([share], dtype=torch.float64)
+        work = dist.all_reduce(shares, group=self.group, async_op=True)
+        (loss if share == 1 else loss * share).backward()
+        work.wait()
+        mean = shares.item() / distributed.world_size()
+        if mean != 1:
+            for parameter in self.model.parameters():
+                parameter.grad /= mean
 
     def endless(self):
         while True:
@@ -79,16 +105,27 @@ class ByHand:
 
 
 class WithIgnition:
-    """The same with a Trainer, by `optimize`, which weighs the batches of the processes."""
+    """The same with a Trainer."""
 
-    def __init__(self, model: nn.Module, data: TensorDataset) -> None:
+    def __init__(self, model: nn.Module, data: TensorDataset, kind: str) -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 
-        def train_fn(model, x, y):
+        def plain(model, x, y):
+            loss = crossentropy_loss(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return {"loss": loss}
+
+        def weighed(model, x, y):
+            return fit_on_batch(model, x, y, crossentropy_loss, optimizer, metrics=["loss"])
+
+        def optimized(model, x, y):
             loss = crossentropy_loss(model(x), y)
             optimize(loss, optimizer)
             return {"loss": loss}
 
+        train_fn = {"plain": plain, "weighed": weighed, "optimize": optimized}[kind]
         loader = DataLoader(data, BATCH, shuffle=True)
         self.trainer = Trainer(model, optimizer, train_fn, loader, device="cpu", seed=0, progress=False)
         self.other: ByHand | None = None
@@ -100,11 +137,12 @@ class WithIgnition:
         """At the end of each round the other training has its own: within one fit, as fits begin and end rarely."""
         if trainer.step % STEPS:
             return
-        middle = now()
+        ours = now() - self.began
+        distributed.barrier()  # each round begins in all processes together
+        begin = now()
         self.other.train(STEPS)
-        end = now()
-        self.rounds.append((*(end - middle).tolist(), *(middle - self.began).tolist()))
-        distributed.barrier()  # both rounds begin together
+        self.rounds.append((*(now() - begin).tolist(), *ours.tolist()))
+        distributed.barrier()
         self.began = now()
 
     def train(self, rounds: int, other: ByHand) -> None:
@@ -112,37 +150,39 @@ class WithIgnition:
         self.trainer.fit(steps=rounds * STEPS)
 
 
-def run(rounds: int, file: Path) -> None:
+def run(kind: str, rounds: int, file: Path) -> None:
     """In each of the processes."""
     torch.set_num_threads(1)
     distributed.start()
     model, data = make_model(), make_data(steps=50)
-    by_hand, ours = ByHand(copy.deepcopy(model), data), WithIgnition(model, data)
+    by_hand, ours = ByHand(copy.deepcopy(model), data, kind == "weighed"), WithIgnition(model, data, kind)
     by_hand.train(STEPS)
     ours.train(rounds + 2, by_hand)
     if distributed.is_main():
         file.write_text(json.dumps(ours.rounds[2:]))
 
 
-def measure(processes: int, rounds: int) -> dict[str, float]:
+def measure(kind: str, processes: int, rounds: int) -> dict[str, float]:
     """Milliseconds of a step by hand and with Ignition, and what the second costs beside the first, in percent."""
     file = Path(f".processes-{os.getpid()}.json").absolute()
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(launcher if processes > 1 else []), __file__, "--rounds", str(rounds), "--file", file]
+    command = [sys.executable, *(launcher if processes > 1 else []), __file__]
+    command += ["--step", kind, "--rounds", str(rounds), "--file", file]
     try:
         subprocess.run([*map(str, command)], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
         found = json.loads(file.read_text())
     finally:
         file.unlink(missing_ok=True)
     by_hand, by_hand_busy, ours, ours_busy = zip(*found, strict=True)
-    low, _, high = quantiles([100 * (b / a - 1) for a, b in zip(by_hand, ours, strict=True)], n=4)
+    low, middle, high = quantiles([100 * (b / a - 1) for a, b in zip(by_hand_busy, ours_busy, strict=True)], n=4)
     return {
         "processes": processes,
         "by hand, ms": 1e3 * median(by_hand) / STEPS,
         "Ignition, ms": 1e3 * median(ours) / STEPS,
-        "cost of medians, %": 100 * (median(ours) / median(by_hand) - 1),
-        "of processor time, %": 100 * (median(ours_busy) / median(by_hand_busy) - 1),
+        "cost, %": 100 * (median(ours) / median(by_hand) - 1),
         "of fastest rounds, %": 100 * (min(ours) / min(by_hand) - 1),
+        "of processor time, %": 100 * (median(ours_busy) / median(by_hand_busy) - 1),
+        "round by round, %": middle,
         "quarter below, %": low,
         "quarter above, %": high,
         "fastest with Ignition, ms": 1e3 * min(ours) / STEPS,
@@ -151,20 +191,24 @@ def measure(processes: int, rounds: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measures Ignition beside DDP by hand.")
-    parser.add_argument("--rounds", type=int, default=100, help=f"of {STEPS} steps each (default: 100)")
+    parser.add_argument("--step", choices=KINDS, default="plain", help="how steps are taken (default: plain)")
+    parser.add_argument("--rounds", type=int, default=200, help=f"of {STEPS} steps each (default: 200)")
     parser.add_argument("--curve", action="store_true", help="on 1, 2 and 4 processes")
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.file is not None:
-        run(arguments.rounds, arguments.file)
+        run(arguments.step, arguments.rounds, arguments.file)
         return
-    rows = [measure(processes, arguments.rounds) for processes in ((1, 2, 4) if arguments.curve else (2,))]
-    for row in rows:
+    rows = []
+    for processes in (1, 2, 4) if arguments.curve else (2,):
+        row = measure(arguments.step, processes, arguments.rounds)
+        rows.append(row)
         print(
             ", ".join(
                 f"{name}: {value:.2f}" if isinstance(value, float) else f"{name}: {value}"
                 for name, value in row.items()
-            )
+            ),
+            flush=True,
         )
     for row in rows[1:]:
         efficiency = rows[0]["Ignition, ms"] / row["Ignition, ms"]

@@ -124,6 +124,30 @@ def test_from_any_start_exactly_the_rest_is_read(kind, start):
     assert dataset.loaded == numbers(whole[start:])
 
 
+class NoisyColumn:
+    """What a TensorDataset takes for a tensor, and draws."""
+
+    shape = (13,)
+
+    def size(self, axis):
+        return self.shape[axis]
+
+    def __getitem__(self, index):
+        return index, noise()
+
+
+def test_a_tensor_data_set_of_what_draws_follows_the_key_too():
+    expected = read(keyed(TensorDataset(NoisyColumn())))
+    torch.rand(5)
+    assert str(read(keyed(TensorDataset(NoisyColumn())))) == str(expected)
+
+
+def test_a_tensor_data_set_leaves_the_generators_alone():
+    before = str(capture())
+    read(keyed(TensorDataset(torch.arange(13))))
+    assert str(capture()) == before
+
+
 def test_a_batch_does_not_depend_on_what_the_process_draws():
     expected = read(keyed())
     seed_everything(99)

@@ -8,11 +8,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from ignition import TensorLoader
 from ignition.device import move
-from ignition.shards import Borrowed, Portion, Shard, deal, drops_last, portions_in
+from ignition.shards import Borrowed, Numbered, Portion, Shard, deal, drops_last, portions_in
 
 FILLS = ["none", "borrow", "split"]
 
@@ -162,3 +170,47 @@ def test_a_borrowed_tensor_is_one_argument_and_stays_borrowed_on_another_device(
 )
 def test_a_loader_that_drops_its_last_batch_is_known(loader, drops):
     assert drops_last(loader) is drops
+
+
+# Batches by number
+
+
+def drawn(kind, seed=0):
+    """A sampler of torch's over 13 samples, as fresh as its generator."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "sequential": lambda: SequentialSampler(range(13)),
+        "random": lambda: RandomSampler(range(13), generator=generator),
+        "some": lambda: RandomSampler(range(13), num_samples=7, generator=generator),
+        "subset": lambda: SubsetRandomSampler([3, 1, 4, 15, 9, 2, 6], generator=generator),
+        "weighted": lambda: WeightedRandomSampler([1.0, 2.0, 3.0], 13, generator=generator),
+        "distributed": lambda: DistributedSampler(range(13), 1, 0, seed=seed),
+    }[kind]()
+
+
+@pytest.mark.parametrize("kind", ["sequential", "random", "some", "subset", "weighted", "distributed"])
+@pytest.mark.parametrize("size", [1, 4, 13, 20])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_batches_by_number_are_those_that_the_sampler_yields(kind, size, drop_last):
+    expected = list(BatchSampler(drawn(kind), size, drop_last))
+    batches = Numbered.of(BatchSampler(drawn(kind), size, drop_last))
+    assert [batches[number] for number in range(len(batches))] == expected
+    assert batches.joined(list(range(len(batches)))) == [index for batch in expected for index in batch]
+
+
+class OwnBatches(BatchSampler):
+    """One of the user's."""
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        OwnBatches(range(13), 4, False),
+        BatchSampler(range(13), 4, False),  # any iterable, which may be endless
+        BatchSampler(RandomSampler(range(13), replacement=True, num_samples=10**12), 4, False),
+        BatchSampler(RandomSampler(range(13), num_samples=10**12), 4, False),
+        [[0, 1], [2]],
+    ],
+)
+def test_what_can_only_be_iterated_has_no_batches_by_number(order):
+    assert Numbered.of(order) is None

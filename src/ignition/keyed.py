@@ -23,14 +23,16 @@ from torch.utils.data import (
     RandomSampler,
     SequentialSampler,
     SubsetRandomSampler,
+    TensorDataset,
     WeightedRandomSampler,
+    default_collate,
     get_worker_info,
 )
 
 from ignition.errors import ArgumentError
 from ignition.generators import generators_of, reseed
 from ignition.rng import key_of, keyed, keyed_blocks, seed_fetching
-from ignition.shards import WHOLE, Borrowed, Fill, Shard, deal, drops_last, portions_in
+from ignition.shards import WHOLE, Borrowed, Fill, Numbered, Shard, deal, drops_last, portions_in
 
 __all__ = ["KeyedLoader", "can_be_keyed", "unsharded"]
 
@@ -185,15 +187,22 @@ class _KeyedOrder:
     def _from(self, this: _Place) -> Iterator[_KeyedIndices]:
         epoch, start = this.epoch, this.start
         order = _reseeded(this.sampler, epoch, key_of(self._seed, self._purpose, "order", epoch))
-        join = _joined if self._makes_lists else None
         if this.shard.size == 1:
             for place, indices in islice(enumerate(order), start, None):
                 yield _KeyedIndices(self._key(epoch, place), indices)
             return
-        portions = deal(islice(order, start, None), start, this.shard, this.fill, self._drop_last, join)
+        batches = Numbered.of(order)
+        if batches is None:
+            join: Callable[[list[Any]], list[Any] | None] | None = _joined if self._makes_lists else None
+            items: Iterable[Any] = islice(order, start, None)
+        else:
+            join, items = batches.joined, range(start, len(batches))
+        portions = deal(items, start, this.shard, this.fill, self._drop_last, join)
         for number, (place, indices, borrowed) in enumerate(portions):
             if borrowed:
                 this.borrowed.add(number)
+            if batches is not None and isinstance(indices, int):  # a batch's number, where it is no part of a round
+                indices = batches[indices]
             yield _KeyedIndices(self._key(epoch, place), indices)
 
     def _key(self, epoch: int, place: int) -> int:
@@ -311,6 +320,8 @@ class _KeyedDataset:
 
     def __getitems__(self, keyed_indices: _KeyedIndices) -> Any:
         key, indices = keyed_indices
+        if _draws_nothing(self._dataset, self._collate):
+            return self._collate(self._fetch(indices))
         with _randomness(key, self._own_generators()):
             return self._collate(self._fetch(indices))
 
@@ -345,6 +356,12 @@ class _KeyedDataset:
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._dataset, name, value)
+
+
+def _draws_nothing(dataset: Any, collate: Any) -> bool:
+    """Whether what makes the batches is torch's own and known to draw no numbers: no key has to follow them then."""
+    plain = type(dataset) is TensorDataset and collate is default_collate
+    return plain and all(type(tensor) is torch.Tensor for tensor in dataset.tensors)
 
 
 def _randomness(key: int, others: list[Any]) -> AbstractContextManager[None]:

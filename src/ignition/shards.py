@@ -10,9 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
 from typing import Any, Literal, NamedTuple
 
-from torch.utils.data import BatchSampler
+from torch.utils.data import (
+    BatchSampler,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
-__all__ = ["WHOLE", "Borrowed", "Fill", "Portion", "Shard", "deal", "drops_last", "portions_in"]
+__all__ = ["WHOLE", "Borrowed", "Fill", "Numbered", "Portion", "Shard", "deal", "drops_last", "portions_in"]
 
 Fill = Literal["none", "borrow", "split"]
 """What becomes of a last round with fewer batches than processes.
@@ -60,6 +67,44 @@ class Portion(NamedTuple):
     place: int
     item: Any
     borrowed: bool
+
+
+class Numbered:
+    """The batches of an epoch, each made when it is asked for by its number.
+
+    One of many processes takes few of them: to make the others' too would cost it more the more there are.
+    """
+
+    def __init__(self, indices: Sequence[Any], size: int, drop_last: bool) -> None:
+        self._indices = indices
+        self._size = size
+        self._count = len(indices) // size if drop_last else -(-len(indices) // size)
+
+    @classmethod
+    def of(cls, order: Any) -> Numbered | None:
+        """The batches of a batch sampler; None where they can only be iterated, or drawing all indices may be much."""
+        if type(order) is not BatchSampler:
+            return None
+        inner: Any = order.sampler
+        if type(inner) is SequentialSampler:
+            indices: Sequence[Any] = range(len(inner))
+        elif type(inner) is RandomSampler and not inner.replacement and inner.num_samples <= len(inner.data_source):
+            indices = list(inner)
+        elif type(inner) in (SubsetRandomSampler, WeightedRandomSampler, DistributedSampler):
+            indices = list(inner)  # as torch does when their iteration begins
+        else:
+            return None
+        return cls(indices, order.batch_size, order.drop_last)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> list[Any]:
+        return list(self._indices[number * self._size : (number + 1) * self._size])
+
+    def joined(self, numbers: list[int]) -> list[Any]:
+        """The indices of some batches, one after the other."""
+        return [index for number in numbers for index in self[number]]
 
 
 def deal(
