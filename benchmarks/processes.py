@@ -35,7 +35,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset
 
 from ignition import Trainer, crossentropy_loss, distributed, fit_on_batch, optimize
 
@@ -55,15 +55,17 @@ def make_model() -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(WIDTH, 10))
 
 
-def make_data(steps: int) -> TensorDataset:
-    count = steps * BATCH * max(distributed.world_size(), 1)
-    return TensorDataset(torch.randn(count, WIDTH), torch.randint(10, (count,)))
+def make_data(steps: int, times: int = 10) -> Dataset:
+    """An epoch of so many steps, each sample in it several times: what an epoch's end costs is not a step's."""
+    count = steps * BATCH * max(distributed.world_size(), 1) // times
+    samples = TensorDataset(torch.randn(count, WIDTH), torch.randint(10, (count,)))
+    return Subset(samples, list(range(count)) * times)
 
 
 class ByHand:
     """A loop with DDP as torch's own documentation writes it, which keeps a mean of the loss."""
 
-    def __init__(self, model: nn.Module, data: TensorDataset, weighs: bool) -> None:
+    def __init__(self, model: nn.Module, data: Dataset, weighs: bool) -> None:
         self.model = DistributedDataParallel(model) if distributed.world_size() > 1 else model
         self.group = dist.new_group(backend="gloo") if weighs and distributed.world_size() > 1 else None
         self.optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -107,7 +109,7 @@ class ByHand:
 class WithIgnition:
     """The same with a Trainer."""
 
-    def __init__(self, model: nn.Module, data: TensorDataset, kind: str) -> None:
+    def __init__(self, model: nn.Module, data: Dataset, kind: str) -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 
         def plain(model, x, y):
@@ -154,7 +156,7 @@ def run(kind: str, rounds: int, file: Path) -> None:
     """In each of the processes."""
     torch.set_num_threads(1)
     distributed.start()
-    model, data = make_model(), make_data(steps=50)
+    model, data = make_model(), make_data(steps=1000)
     by_hand, ours = ByHand(copy.deepcopy(model), data, kind == "weighed"), WithIgnition(model, data, kind)
     by_hand.train(STEPS)
     ours.train(rounds + 2, by_hand)

@@ -22,6 +22,7 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    Subset,
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
@@ -360,6 +361,8 @@ class _KeyedDataset:
 
 def _draws_nothing(dataset: Any, collate: Any) -> bool:
     """Whether what makes the batches is torch's own and known to draw no numbers: no key has to follow them then."""
+    while type(dataset) is Subset:
+        dataset = dataset.dataset
     plain = type(dataset) is TensorDataset and collate is default_collate
     return plain and all(type(tensor) is torch.Tensor for tensor in dataset.tensors)
 
