@@ -216,12 +216,14 @@ class Gate:
     """Holds every write until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.opened, self.running, self.most, self.calls = threading.Event(), 0, 0, 0
+        self.called, self.opened = threading.Event(), threading.Event()
+        self.running, self.most, self.calls = 0, 0, 0
         self.write = checkpoint.write
         monkeypatch.setattr(checkpoint, "write", self)
 
     def __call__(self, path: Path, content: Any) -> None:
         self.calls += 1
+        self.called.set()
         self.running += 1
         self.most = max(self.most, self.running)
         self.opened.wait(10)
@@ -238,6 +240,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_of_the_weights_as_they_w
     def look(trainer):
         weights.append(trainer.model.weight.detach().clone())
         if trainer.step == 4:  # two steps after the save began
+            assert gate.called.wait(10)
             assert gate.calls == 1
             assert saver.last_path is None
             gate.opened.set()
