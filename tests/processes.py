@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 TESTS = Path(__file__).parent
 TIME_LIMIT = 60.0
 
+_PLACES = count(os.getpid())
 _CALL = "import runpy, sys; sys.path.insert(0, sys.argv[1]); runpy.run_path(sys.argv[2])[sys.argv[3]](*sys.argv[4:])"
 
 
@@ -30,9 +32,19 @@ class Finished(NamedTuple):
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """A port that nobody has, and that the system gives nobody unasked before it is used.
+
+    That would be one of those from 32768 on: gloo asks for many of them. Each worker of the tests has its own thousand.
+    """
+    first = 20_000 + 1000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 12)
+    for place in _PLACES:
+        with socket.socket() as one:
+            try:
+                one.bind(("127.0.0.1", first + place % 1000))
+            except OSError:
+                continue
+            return int(one.getsockname()[1])
+    raise AssertionError("no port is free")
 
 
 def run_processes(
