@@ -30,7 +30,7 @@ from ignition.errors import ProcessError
 
 __all__ = ["barrier", "is_main", "main_first", "rank", "world_size"]
 
-SECONDS_FOR_A_MEETING = 600.0  # as long as torch gives collectives on GPUs
+SECONDS_FOR_A_MEETING = 300.0
 
 
 class _Launch(NamedTuple):
@@ -183,7 +183,7 @@ def saving_group() -> Any:
 def meeting_group() -> Any:
     """A group of its own for meetings inside a fit, to which nobody comes late; made by all processes together, once.
 
-    Its collectives fail after ten minutes. One of another group could not be taken back: whoever waits in it would
+    Its collectives fail after five minutes. One of another group could not be taken back: whoever waits in it would
     neither wake up nor let go of its connections.
     """
     if _state.meeting is None or _state.meeting[0] is not dist.group.WORLD:
