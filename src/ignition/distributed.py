@@ -18,7 +18,6 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
@@ -29,8 +28,6 @@ from torch.distributed.rendezvous import rendezvous
 from ignition.errors import ProcessError
 
 __all__ = ["barrier", "is_main", "main_first", "rank", "world_size"]
-
-SECONDS_FOR_A_MEETING = 300.0
 
 
 class _Launch(NamedTuple):
@@ -147,7 +144,7 @@ def close() -> None:
     """Closes the process group, if it was opened here; others that wait for this process are told so by the system."""
     if _state.opened and dist.is_initialized():
         _state.opened = False
-        _state.control = _state.saving = _state.meeting = None
+        _state.control = _state.saving = None
         with contextlib.suppress(RuntimeError):  # of a peer that is gone already
             dist.destroy_process_group()
         gc.collect()  # what still holds a thread of the group: torch aborts now and then if Python ends before it does
@@ -178,18 +175,6 @@ def saving_group() -> Any:
     if _state.saving is None or _state.saving[0] is not dist.group.WORLD:
         _state.saving = dist.group.WORLD, dist.new_group(backend="gloo")
     return _state.saving[1]
-
-
-def meeting_group() -> Any:
-    """A group of its own for meetings inside a fit, to which nobody comes late; made by all processes together, once.
-
-    Its collectives fail after five minutes. One of another group could not be taken back: whoever waits in it would
-    neither wake up nor let go of its connections.
-    """
-    if _state.meeting is None or _state.meeting[0] is not dist.group.WORLD:
-        timeout = timedelta(seconds=SECONDS_FOR_A_MEETING)
-        _state.meeting = dist.group.WORLD, dist.new_group(backend="gloo", timeout=timeout)
-    return _state.meeting[1]
 
 
 def store() -> Any:
@@ -270,7 +255,6 @@ class _State:
     left = False
     control: tuple[Any, Any] | None = None
     saving: tuple[Any, Any] | None = None
-    meeting: tuple[Any, Any] | None = None
 
 
 _state = _State()
