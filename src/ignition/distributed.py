@@ -150,6 +150,12 @@ def close() -> None:
         gc.collect()  # what still holds a thread of the group: torch aborts now and then if Python ends before it does
 
 
+def _let_go() -> None:
+    """Drops the groups that were made beside one of the script's own: torch may abort where they outlive Python."""
+    _state.control = _state.saving = None
+    gc.collect()
+
+
 def leave() -> None:
     """Closes the group for good, after an error here: those that wait for this process wake up."""
     if _state.opened:
@@ -161,6 +167,8 @@ def control_group() -> Any:
     """The group on the CPU over which all is told but gradients; made by all processes together, once."""
     start()
     if _state.control is None or _state.control[0] is not dist.group.WORLD:
+        if _state.control is None:
+            atexit.register(_let_go)
         _state.control = dist.group.WORLD, dist.new_group(backend="gloo")
     return _state.control[1]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import nn
 
 __all__ = ["empty", "synchronises"]
@@ -35,4 +34,5 @@ def _parts(metric: Any) -> Iterable[Any]:
 
 
 def _without_rows(state: dict[str, Any]) -> dict[str, list[Any]]:
-    return {name: [torch.atleast_1d(one)[:0] for one in rows[:1]] for name, rows in state.items() if type(rows) is list}
+    lists = {name: rows for name, rows in state.items() if isinstance(rows, list)}
+    return {name: [(one if one.ndim else one.reshape(1))[:0] for one in rows[:1]] for name, rows in lists.items()}
