@@ -173,11 +173,6 @@ def control_group() -> Any:
     return _state.control[1]
 
 
-def main_group() -> Any:
-    """The group over which gradients travel."""
-    return dist.group.WORLD
-
-
 def saving_group() -> Any:
     """A group of its own for what threads do beside the training; made by all processes together, once."""
     if _state.saving is None or _state.saving[0] is not dist.group.WORLD:

@@ -31,11 +31,10 @@ class Total:
 
     def __init__(self, local: Any) -> None:
         if isinstance(local, Tensor):  # of weights on an accelerator: nobody waits for it
-            self._sum, group = local.detach().double().reshape(1), distributed.main_group()
+            self._sum, group = local.detach().double().reshape(1), None
         else:
             self._sum, group = torch.tensor([local], dtype=torch.float64), distributed.control_group()
-        # Asked of the group itself: in each step, what dist.all_reduce notes of a call costs as much as the call.
-        self._work = group.allreduce(self._sum)
+        self._work = dist.all_reduce(self._sum, group=group, async_op=True)
 
     def value(self) -> Any:
         """The average: a number, or a 0-d tensor on the accelerator."""
