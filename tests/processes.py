@@ -117,6 +117,8 @@ def run_processes(
                 end = min(end, time.monotonic() + patience)
             time.sleep(0.02)
         late = any(one.poll() is None for one in running)
+        if late:
+            _tell(running)
     finally:
         for one in running:
             _end(one)
@@ -127,6 +129,16 @@ def run_processes(
     if late or (check and any(one.status for one in finished)):
         raise AssertionError(_shown(finished, f"killed after {time_limit:g} s at most" if late else "failed"))
     return finished
+
+
+def _tell(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Has each that still runs print where its threads are, which PYTHONFAULTHANDLER does as it aborts."""
+    for one in running:
+        if one.poll() is None:
+            os.killpg(one.pid, signal.SIGABRT)
+    end = time.monotonic() + 2.0
+    while any(one.poll() is None for one in running) and time.monotonic() < end:
+        time.sleep(0.02)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

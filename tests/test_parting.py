@@ -116,6 +116,13 @@ def ends_early():
         trainer.fit(epochs=1)
 
 
+def alone(event):
+    """One process measures in an event, as under ``if is_main()``; the other goes on, and waits for it in a step."""
+    trainer = trainer_of()
+    trainer.on(event)(lambda trainer: trainer.evaluate() if of_one() else None)
+    trainer.fit(epochs=2)
+
+
 def outside_of_fit():
     trainer = trainer_of()
     if of_one():
@@ -133,6 +140,7 @@ def goes_on_after_it():
 # What is done: what the process that begins it says, and what the other one says.
 BROKEN = "Broken: as it was told"
 TOLD = "ProcessError: process 1 ended: Broken: as it was told"
+WAITED = "ProcessError: process 1 has waited for the others to evaluate with it, and"
 GONE = "ProcessError: another process has died, or has left the script without an error"
 FAULTS = {
     "the train function": (lambda: trainer_of(after(2, fail)).fit(epochs=2), BROKEN, TOLD),
@@ -149,6 +157,8 @@ FAULTS = {
     "sys.exit": (
         lambda: trainer_of(after(2, sys.exit)).fit(epochs=1), "exit", "ProcessError: process 1 ended: SystemExit: "
     ),
+    "a step's event that measures": (lambda: alone("step_end"), WAITED, f"ProcessError: process 1 ended: {WAITED}"),
+    "an epoch's event that measures": (lambda: alone("epoch_end"), WAITED, f"ProcessError: process 1 ended: {WAITED}"),
     "a death": (lambda: trainer_of(after(2, lambda: os._exit(9))).fit(epochs=1), "", GONE),
     "outside of fit": (outside_of_fit, BROKEN, GONE),
     "one that ends early": (ends_early, "nothing", GONE),
@@ -190,7 +200,7 @@ def end_each(folder, *ports):
         child = os.fork()
         if not child:
             os.environ["MASTER_PORT"] = port
-            parting._SECONDS_FOR_A_WORD = 1.0
+            parting._SECONDS_FOR_A_WORD, distributed.SECONDS_FOR_A_MEETING = 1.0, 2.0
             _end_as(call, path)
         status = None
         while status is None and time.monotonic() < begun + LIMIT:

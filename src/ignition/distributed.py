@@ -18,6 +18,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,9 @@ from torch.distributed.rendezvous import rendezvous
 from ignition.errors import ProcessError
 
 __all__ = ["barrier", "is_main", "main_first", "rank", "world_size"]
+
+SECONDS_FOR_A_MEETING = 300.0
+_PATIENCE = timedelta(minutes=30)  # torch's own
 
 
 class _Launch(NamedTuple):
@@ -169,8 +173,25 @@ def control_group() -> Any:
     if _state.control is None or _state.control[0] is not dist.group.WORLD:
         if _state.control is None:
             atexit.register(_let_go)
-        _state.control = dist.group.WORLD, dist.new_group(backend="gloo")
+        _state.control = dist.group.WORLD, dist.new_group(backend="gloo", timeout=_PATIENCE)
     return _state.control[1]
+
+
+@contextmanager
+def meeting() -> Iterator[None]:
+    """Inside the ``with`` block the control group waits five minutes at most for those who do not come.
+
+    What then fails cannot be taken back: the group is of no more use.
+    """
+    group = control_group()
+    if not hasattr(group, "set_timeout"):  # a release of torch that cannot change it
+        yield
+        return
+    group.set_timeout(timedelta(seconds=SECONDS_FOR_A_MEETING))
+    try:
+        yield
+    finally:
+        group.set_timeout(_PATIENCE)
 
 
 def saving_group() -> Any:

@@ -15,11 +15,14 @@ import torch.distributed as dist
 
 from ignition import distributed
 from ignition.errors import ProcessError
+from ignition.running import running
 
 __all__ = ["check_alike", "together"]
 
 _KEY = "ignition/failed"
 _SECONDS_FOR_A_WORD = 3.0
+_EXPECTED = "the same calls in every process, in the same order"
+_FIX = "look for a call that only some processes make, such as one under if is_main()"
 
 
 @contextmanager
@@ -58,19 +61,22 @@ def together(by_agreement: Callable[[BaseException], bool] | None = None) -> Ite
 def check_alike(what: str, **settings: Any) -> None:
     """Compares what the processes are about to do. Waits for all of them.
 
+    Inside a fit, where each step has brought them together, that is five minutes at most: others that went on to the
+    next step wait for this process as well, and nobody would ever come.
+
     Raises:
-        ProcessError: If they differ; it names what, and what each process has.
+        ProcessError: If they differ; it names what, and what each process has. If they do not all come.
     """
     if distributed.world_size() == 1:
         return
-    said = [json.loads(text) for text in distributed.gather_texts(json.dumps([what, settings], default=repr))]
+    said = [json.loads(text) for text in _said_by_all(what, json.dumps([what, settings], default=repr))]
     calls = [call for call, _ in said]
     if any(call != what for call in calls):
         other = next(number for number, call in enumerate(calls) if call != calls[0])
         raise ProcessError(
             f"process 0 is about to {calls[0]}, and process {other} to {calls[other]}",
-            expected="the same calls in every process, in the same order",
-            fix="look for a call that only some processes make, such as one under if is_main()",
+            expected=_EXPECTED,
+            fix=_FIX,
         )
     for name in settings:
         values = [one[name] for _, one in said]
@@ -82,6 +88,22 @@ def check_alike(what: str, **settings: Any) -> None:
                 expected="the same script with the same arguments in every process",
                 fix="look for what depends on the process: its rank, its machine, an unseeded choice",
             )
+
+
+def _said_by_all(what: str, text: str) -> list[str]:
+    if running.get() is None:
+        return distributed.gather_texts(text)
+    try:
+        with distributed.meeting():
+            return distributed.gather_texts(text)
+    except RuntimeError as error:
+        if "timed out" not in str(error).lower():
+            raise
+        raise ProcessError(
+            f"process {distributed.rank()} has waited for the others to {what} with it, and they did not come",
+            expected=_EXPECTED,
+            fix=_FIX,
+        ) from error
 
 
 def _first_failure(error: BaseException) -> str | None:
