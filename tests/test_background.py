@@ -18,28 +18,49 @@ def test_a_job_runs_on_another_thread_and_is_waited_for():
     writer.start(lambda: threads.append(threading.current_thread()), wake=nothing)
     writer.finish()
     assert threads[0] is not threading.main_thread()
+    writer.start(lambda: threads.append(threading.current_thread()), wake=nothing)
+    writer.finish()
+    assert threads[1] is threads[0]
+    writer.free()
     assert not threads[0].is_alive()
 
 
 def test_a_copy_shares_no_memory_with_what_it_is_of_and_its_memory_is_used_again():
     writer, weight = Writer(), torch.ones(3)
-    first = writer.copy("weight", weight)
+    first = writer.copy("model", {"weight": weight})["weight"]
     weight.fill_(2)
     assert first.tolist() == [1, 1, 1]
-    assert writer.copy("weight", weight) is first
+    assert writer.copy("model", {"weight": weight})["weight"] is first
     assert first.tolist() == [2, 2, 2]
-    assert writer.copy("weight", torch.ones(4)) is not first
+    assert writer.copy("model", {"weight": torch.ones(4)})["weight"] is not first
+    assert writer.copy("model", {"weight": torch.ones(4, dtype=torch.int8)})["weight"].dtype is torch.int8
+    assert writer.copy("model", {}) == {}
 
 
 def test_the_memory_of_what_was_not_copied_again_is_given_back():
     writer = Writer()
-    once = writer.copy("once", torch.ones(1))
-    writer.start(nothing, wake=nothing)
+    once = writer.copy("model", {"once": torch.ones(1)})["once"]
+    other = writer.copy("state", {"other": torch.ones(1)})["other"]
+    writer.copy("model", {})
+    assert writer.copy("model", {"once": torch.ones(1)})["once"] is not once
+    assert writer.copy("state", {"other": torch.ones(1)})["other"] is other
+    writer.free()
+    assert writer.copy("state", {"other": torch.ones(1)})["other"] is not other
+
+
+def test_a_thread_that_cannot_be_had_is_an_error_and_nobody_waits_for_it(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    writer, done = Writer(), []
+    with pytest.raises(RuntimeError, match="start new thread"):
+        writer.start(lambda: done.append(1), wake=nothing)
     writer.finish()
-    writer.copy("other", torch.ones(1))
-    writer.start(nothing, wake=nothing)
+    monkeypatch.undo()
+    writer.start(lambda: done.append(2), wake=nothing)
     writer.finish()
-    assert writer.copy("once", torch.ones(1)) is not once
+    assert done == [2]
     writer.free()
 
 
@@ -57,6 +78,7 @@ def test_a_failure_wakes_the_loop_and_is_raised_once_with_its_cause():
     assert woken == [True]
     writer.raise_failure()
     writer.finish()
+    writer.free()
 
 
 def test_the_next_job_can_run_after_one_that_failed():
@@ -67,3 +89,4 @@ def test_the_next_job_can_run_after_one_that_failed():
     writer.start(lambda: done.append(1), wake=nothing)
     writer.finish()
     assert done == [1]
+    writer.free()

@@ -21,6 +21,7 @@ from ignition import (
     optimize,
     sanity_checks,
 )
+from ignition.background import Writer
 from ignition.callbacks import Checkpoint, LinearDecay, Warmup
 from ignition.errors import ArgumentError, BatchError
 from ignition.snapshot import capture
@@ -458,7 +459,7 @@ def test_an_own_check_may_train_and_the_next_one_begins_afresh():
 
 
 def everything(trainer):
-    content = capture(trainer.training, lambda name, tensor: tensor.detach().clone())
+    content = capture(trainer.training, Writer().copy)
     state = copy.deepcopy(content.state) | {"seconds": 0}
     gradients = [None if one.grad is None else one.grad.tolist() for one in trainer.model.parameters()]
     modes = [module.training for module in trainer.model.modules()]

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from ignition import Trainer, crossentropy_loss, freeze
+from ignition.background import Writer
 from ignition.callbacks import Callback
 from ignition.checkpoint import read
 from ignition.errors import CheckpointError
@@ -55,7 +56,7 @@ def trainer_of(model=None, make=adam, step=None, batches=BATCHES, state=None, se
 
 def everything(trainer):
     """Weights, buffers, optimizers, generators, history and what is carried, as one string."""
-    content = capture(trainer.training, lambda name, tensor: tensor.to("cpu", copy=True))
+    content = capture(trainer.training, Writer().copy)
     for name in ("seconds", "history"):
         content.state.pop(name)
     parts = [json.dumps(content.state, sort_keys=True)]
@@ -326,7 +327,7 @@ def test_the_same_content_twice_gives_equal_trainings(tmp_path, script):
 def test_what_is_captured_shares_no_memory():
     trainer = trainer_of(state=carried, step=train_carrying)
     trainer.fit(steps=2)
-    content = capture(trainer.training, lambda name, tensor: tensor.to("cpu", copy=True))
+    content = capture(trainer.training, Writer().copy)
     before = copy.deepcopy(content)
     trainer.fit(steps=2)
     for file, tensors in before.tensors.items():

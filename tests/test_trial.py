@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ignition import Callback, Trainer, crossentropy_loss, evaluate_on_batch, fit_on_batch
+from ignition.background import Writer
 from ignition.callbacks import CSVLogger, LinearDecay, LRSchedule, SaveModel
 from ignition.errors import ArgumentError
 from ignition.snapshot import capture
@@ -36,7 +37,7 @@ def make(data, *, seed=None, loader=None, workers=0, **options):
 
 def everything(trainer):
     """All that a checkpoint holds, as tensors and as text, but for times."""
-    content = capture(trainer.training, lambda name, tensor: tensor.detach().clone())
+    content = capture(trainer.training, Writer().copy)
     state = copy.deepcopy(content.state)
     state["seconds"] = 0
     tensors = {name: one.tolist() for file in content.tensors.values() for name, one in file.items()}

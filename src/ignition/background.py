@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -18,36 +19,41 @@ class Writer:
 
     Example:
         >>> writer, written = Writer(), []
-        >>> kept = writer.copy("weight", torch.ones(2))
-        >>> writer.start(lambda: written.append(kept.tolist()), wake=lambda: None)
+        >>> kept = writer.copy("model", {"weight": torch.ones(2)})
+        >>> writer.start(lambda: written.append(kept["weight"].tolist()), wake=lambda: None)
         >>> writer.finish()
         >>> written
         [[1.0, 1.0]]
+        >>> writer.free()
     """
 
     def __init__(self) -> None:
-        self._running: tuple[threading.Thread, threading.Event] | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._done: threading.Event | None = None
         self._failure: BaseException | None = None
-        self._copies: dict[str, Tensor] = {}
-        self._used: set[str] = set()
+        self._copies: dict[str, dict[str, Tensor]] = {}
 
-    def copy(self, name: str, tensor: Tensor) -> Tensor:
-        """A copy on the CPU; its memory is used again for the next copy of that name."""
-        kept = self._copies.get(name)
-        if kept is None or kept.shape != tensor.shape or kept.dtype is not tensor.dtype:
-            kept = self._copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
-        self._used.add(name)
-        return kept.copy_(tensor)  # waits for an accelerator
+    def copy(self, group: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies on the CPU; their memory is used again for the next copies of that group."""
+        before, copies = self._copies.get(group, {}), {}
+        for name, tensor in tensors.items():
+            kept = before.get(name)
+            if kept is None or kept.shape != tensor.shape or kept.dtype is not tensor.dtype:
+                kept = torch.empty(tensor.shape, dtype=tensor.dtype)
+            copies[name] = kept
+        if copies:
+            torch._foreach_copy_(list(copies.values()), list(tensors.values()))  # waits for an accelerator
+        self._copies[group] = copies
+        return copies
 
     def start(self, job: Callable[[], None], wake: Callable[[], None]) -> None:
         """Runs `job`; calls `wake` if it fails."""
-        self._copies = {name: self._copies[name] for name in self._used}  # not those of what is no more
-        self._used.clear()
-        done, gate = threading.Event(), threading.Lock()
+        begun, done = threading.Lock(), threading.Event()
 
         def run() -> None:
+            if not begun.acquire(blocking=False):
+                return
             try:
-                gate.acquire()  # Thread.start waits until it runs: at work at once, it would keep Python for 5 ms
                 job()
             except BaseException as error:
                 self._failure = error
@@ -55,32 +61,32 @@ class Writer:
             finally:
                 done.set()
 
-        thread = threading.Thread(target=run, name="ignition-checkpoint")
-        self._running = thread, done  # before it runs, so that it is waited for whatever happens
-        gate.acquire()
+        if self._pool is None:  # one thread for all jobs: to begin one takes longer than to copy 5 MB
+            self._pool = ThreadPoolExecutor(1, "ignition-checkpoint")
+        self._done = done  # before it runs, so that it is waited for whatever happens
         try:
-            thread.start()
-        except KeyError as error:
-            # What Thread.start makes of an error that a signal's handler raises inside it, as torch's does when a
-            # loader worker has died.
-            raise (error.__context__ or error) from None
-        finally:
-            gate.release()
+            self._pool.submit(run)
+        except BaseException as error:
+            if begun.acquire(blocking=False):
+                done.set()  # it never will
+            if isinstance(error, KeyError):
+                # What Thread.start makes of an error that a signal's handler raises inside it, as torch's does when a
+                # loader worker has died.
+                raise (error.__context__ or error) from None
+            raise
 
     def finish(self) -> None:
         """Waits until nothing is being written, and raises what went wrong."""
-        if self._running is not None:
-            thread, done = self._running
-            # Not by join alone: when Ctrl-C comes in it, Python 3.11 takes the thread for ended.
-            while not done.wait(1) and thread.is_alive():
-                pass
-            if thread.is_alive():
-                thread.join()
-            self._running = None
+        if self._done is not None:
+            self._done.wait()
+            self._done = None
         self.raise_failure()
 
     def free(self) -> None:
-        """Gives the memory of the copies back."""
+        """Ends the thread, which may be at its last job, and gives the memory of the copies back."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=self._done is None)
+            self._pool = None
         self._copies.clear()
 
     def raise_failure(self) -> None:

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from ignition.errors import CheckpointError
 from ignition.types import Stateful
 
-__all__ = ["decode", "encode", "give_back", "metrics_in", "restore_metrics"]
+__all__ = ["decode", "encode", "give_back", "metric_of", "metrics_in", "restore_metrics"]
 
 _DTYPES = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
+_STRIDED = torch.strided
 _DEEPEST = 100  # what is written can be read: Python's own limits lie well above
 
 
@@ -88,14 +89,17 @@ def give_back(objects: list[tuple[Any, Any]]) -> None:
 
 def metrics_in(module: nn.Module) -> dict[str, Any]:
     """What torchmetrics' metrics in a module (or that it is) have gathered, which their ``state_dict`` leaves out."""
-    gathered = {}
-    for path, part in module.named_modules():
-        if not hasattr(type(part), "metric_state"):  # of the class: a module that lacks it would look for long
-            continue
-        values: Any = part.metric_state  # that of a collection brings its members up to date
-        if isinstance(values, Mapping) and hasattr(part, "_update_count"):
-            gathered[path] = {"values": dict(values), "count": part._update_count}
-    return gathered
+    return {path: found for path, part in module.named_modules() if (found := metric_of(part)) is not None}
+
+
+def metric_of(part: nn.Module) -> dict[str, Any] | None:
+    """What a module has gathered that is one of torchmetrics' metrics; None of any other."""
+    if not hasattr(type(part), "metric_state"):  # of the class: a module that lacks it would look for long
+        return None
+    values: Any = part.metric_state  # that of a collection brings its members up to date
+    if not isinstance(values, Mapping) or not hasattr(part, "_update_count"):
+        return None
+    return {"values": dict(values), "count": part._update_count}
 
 
 def restore_metrics(module: nn.Module, gathered: Mapping[str, Any]) -> None:
@@ -111,11 +115,13 @@ def restore_metrics(module: nn.Module, gathered: Mapping[str, Any]) -> None:
 class _Encoder:
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self.tensors = tensors
-        self.known: dict[int, tuple[Tensor, Any]] = {}
+        self.known: dict[int, Any] = {}  # the mark of each tensor, by its id
+        self.held: list[Tensor] = []  # those that `tensors` does not hold, so that their ids stay their own
 
     def encode(self, value: Any, place: str, depth: int) -> Any:
         kind = type(value)
-        if kind is int or kind is bool or value is None:  # what there is most of first: the training waits
+        # What there is most of first: the training waits.
+        if kind is int or kind is bool or kind is str or value is None:
             return value
         if kind is Tensor:
             return self._tensor(value, place)
@@ -125,6 +131,10 @@ class _Encoder:
                 expected=f"at most {_DEEPEST} lists and dicts in each other",
                 fix="keep it flatter, or elsewhere",
             )
+        if kind is dict or kind is tuple or kind is list:
+            return self._container(value, place, depth + 1)
+        if (kind is np.ndarray or kind is np.memmap) and value.dtype.kind in "biufc":
+            return _marked("array", [value.dtype.str, list(value.shape), _text(value.tobytes())])
         if isinstance(value, np.generic) and value.dtype.kind in "biufc":  # some are Python's numbers too
             return _marked("number", [value.dtype.str, _text(value.tobytes())])
         if isinstance(value, str):
@@ -137,8 +147,6 @@ class _Encoder:
             return self._container(value, place, depth + 1)
         if isinstance(value, (int, float)):  # of some class of its own
             return self.encode(int(value) if isinstance(value, int) else float(value), place, depth)
-        if type(value) in (np.ndarray, np.memmap) and value.dtype.kind in "biufc":
-            return _marked("array", [value.dtype.str, list(value.shape), _text(value.tobytes())])
         if isinstance(value, bytes):
             return _marked("bytes", _text(value))
         if isinstance(value, complex):
@@ -159,8 +167,15 @@ class _Encoder:
         )
 
     def _container(self, value: Any, place: str, depth: int) -> Any:
-        kinds = {*map(type, value)}  # the training waits, and this takes no step of Python's for each item
-        if isinstance(value, Mapping):
+        kinds = {*map(type, value)}  # this takes no step of Python's for each item
+        if type(value) is dict or isinstance(value, Mapping):
+            if kinds == {str} and "$" not in value:  # what there is most of
+                return {
+                    key: self._tensor(item, f"{place}.{key}")
+                    if item.__class__ is Tensor
+                    else self.encode(item, f"{place}.{key}", depth)
+                    for key, item in value.items()
+                }
             if all(issubclass(kind, str) for kind in kinds) and "$" not in value:
                 return {str.__str__(key): self.encode(item, f"{place}.{key}", depth) for key, item in value.items()}
             pairs = []
@@ -179,22 +194,32 @@ class _Encoder:
 
     def _tensor(self, value: Tensor, place: str) -> Any:
         """The mark of a tensor: its name, whether it asks for a gradient, its device, the order of its dimensions."""
-        known = self.known.get(id(value))
-        if known is not None:  # one tensor in two places comes back as one
-            return known[1]
+        number = id(value)
+        mark = self.known.get(number)
+        if mark is not None:  # one tensor in two places comes back as one
+            return mark
+        name = place
+        if name in self.tensors or not name.isascii():
+            name = self._free_name(place)
+        requires_grad, order = value.requires_grad, None
+        self.tensors[name] = value
+        if requires_grad:
+            self.tensors[name] = value.detach()
+            self.held.append(value)
+        if value.layout is _STRIDED and not value.is_contiguous():
+            order = sorted(range(value.ndim), key=value.stride().__getitem__, reverse=True)
+        device = "cpu" if value.is_cpu else value.device.type  # which costs twenty times as much to ask
+        mark = self.known[number] = {"$": ["tensor", [name, requires_grad, device, order]]}
+        return mark
+
+    def _free_name(self, place: str) -> str:
+        """A name of the place in plain letters that no tensor has yet."""
         name = first = place if place.isascii() else place.encode(errors="backslashreplace").decode()
         count = 1
         while name in self.tensors:  # {"a.b": ...} and {"a": {"b": ...}}, or the keys 1 and "1"
             count += 1
             name = f"{first}~{count}"
-        requires_grad, order = value.requires_grad, None
-        self.tensors[name] = value.detach() if requires_grad else value
-        if value.layout is torch.strided and not value.is_contiguous():
-            order = sorted(range(value.ndim), key=value.stride().__getitem__, reverse=True)
-        device = "cpu" if value.is_cpu else value.device.type  # which costs twenty times as much to ask
-        mark = {"$": ["tensor", [name, requires_grad, device, order]]}
-        self.known[id(value)] = (value, mark)  # with the tensor, so that its id stays its own
-        return mark
+        return name
 
 
 class _Decoder:

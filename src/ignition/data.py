@@ -143,7 +143,7 @@ def drop_workers(*loaders: Any) -> None:
 
 def keeps_place(loader: Any) -> Stateful | None:
     """What of a loader saves its place by itself: the loader, or the stream that it reads in this process."""
-    if isinstance(loader, Stateful):
+    if hasattr(loader, "state_dict") and isinstance(loader, Stateful):  # a protocol alone takes longer to ask
         return loader
     stream = getattr(loader, "dataset", None)
     if isinstance(loader, DataLoader) and isinstance(stream, IterableDataset) and loader.num_workers == 0:

@@ -138,7 +138,7 @@ def freeze_until(model: M, name: str) -> M:
 
 def is_frozen(module: nn.Module) -> bool:
     """Whether `freeze` froze this very module."""
-    return bool(getattr(module, _FROZEN, False))
+    return bool(vars(module).get(_FROZEN, False))  # a module that lacks an attribute would look for long
 
 
 def training_mode(model: Any) -> None:

@@ -29,8 +29,6 @@ def gathered(own: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[lis
 
     Waits for all of them.
     """
-    if distributed.world_size() == 1:
-        return [], {}
     every = distributed.gather_to_main(_packed(own, tensors) if distributed.rank() else b"")
     if every is None:
         return None
@@ -39,7 +37,7 @@ def gathered(own: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[lis
 
 
 def parts_in(
-    files: Mapping[str, dict[str, Tensor]], copy_tensor: Callable[[str, Tensor], Tensor]
+    files: Mapping[str, dict[str, Tensor]], copy_tensors: Callable[[str, dict[str, Tensor]], dict[str, Tensor]]
 ) -> dict[str, dict[str, Part]]:
     """Takes sharded tensors out of what is to be written; returns copies of what this process has of them."""
     from torch.distributed.tensor import DTensor
@@ -49,9 +47,8 @@ def parts_in(
     parts: dict[str, dict[str, Part]] = {}
     for file, entries in files.items():
         sharded = {name: part_of(one, copy=False) for name, one in entries.items() if isinstance(one, DTensor)}
-        parts[file] = {
-            name: part._replace(rows=copy_tensor(f"{file}/{name}", part.rows)) for name, part in sharded.items()
-        }
+        rows = copy_tensors(f"{file} in parts", {name: part.rows for name, part in sharded.items()})
+        parts[file] = {name: part._replace(rows=rows[name]) for name, part in sharded.items()}
         for name in sharded:
             del entries[name]
     return parts

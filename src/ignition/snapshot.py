@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,11 +11,12 @@ from torch import Tensor, nn
 
 from ignition import distributed
 from ignition.checkpoint import Content
-from ignition.codec import decode, encode, give_back, metrics_in, restore_metrics
+from ignition.codec import decode, encode, give_back, metric_of, restore_metrics
 from ignition.errors import CheckpointError
 from ignition.loader_place import place_of
 from ignition.matching import check_data, check_model, check_tensor, checked_optimizers, data_size, key_in
 from ignition.modes import is_frozen, set_frozen
+from ignition.position import Position
 from ignition.process_state import gathered, generators_from, means_from, moved_position, own_part, parts_in
 from ignition.strategy import as_sharded
 from ignition.structure import named, suffix
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["apply", "capture", "settings_of"]
 
 
-def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) -> Content | None:
+def capture(training: Training, copy_tensors: Callable[[str, dict[str, Tensor]], dict[str, Tensor]]) -> Content | None:
     """Everything from which a training can go on as if it had never stopped.
 
     Of many processes the first one gets it, and the others None, or their parts of what is sharded; all of them are
@@ -36,7 +36,7 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
 
     Args:
         training: Between two steps.
-        copy_tensor: ``copy_tensor(name, tensor)``: the tensor on the CPU; a copy that shares no memory with the
+        copy_tensors: ``copy_tensors(file, tensors)``: the tensors on the CPU; copies that share no memory with the
             training if that goes on before the content is written.
 
     Raises:
@@ -46,7 +46,8 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
     trainer = training.trainer
     training.processes.reshard()
     own_tensors: dict[str, Tensor] = {}
-    number = distributed.rank()
+    many = training.processes.many
+    number = distributed.rank() if many else 0
     mine = {
         name: encode(value, own_tensors, f"process{number}.{name}" if number else name)
         for name, value in {
@@ -56,7 +57,8 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
             "generators": _generators(training),
         }.items()
     }
-    shared, is_sharded = gathered(mine, own_tensors), training.processes.sharded is not None
+    shared: tuple[list[Any], dict[str, Tensor]] | None = gathered(mine, own_tensors) if many else ([], {})
+    is_sharded = training.processes.sharded is not None
     if shared is None and not is_sharded:
         return None
     theirs, their_tensors = shared or ([], {})
@@ -72,9 +74,10 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
                 model[key_in(name, key)] = value.detach() if value.requires_grad else value
             else:  # what a module gives by get_extra_state
                 extra[key_in(name, key)] = encode(value, others, f"extra.{key_in(name, key)}")
-        others |= {f"buffer.{key_in(name, key)}": one for key, one in module.named_buffers() if key not in kept}
+    metrics, buffers, trained, frozen = _parts_of(trainer.model)
+    others |= {f"buffer.{name}": one for name, one in buffers.items() if name not in model}
     state = {
-        "position": asdict(training.position),
+        "position": {name: getattr(training.position, name) for name in Position.__slots__},
         "fit": training.fit | {"stop_reason": trainer.stop_reason},
         "open": training.open_pass is not None,
         "pending": encode(_without_generators(training.pending), others, "pending"),
@@ -96,22 +99,18 @@ def capture(training: Training, copy_tensor: Callable[[str, Tensor], Tensor]) ->
         },
         "optimizer_kinds": {name: type(one).__name__ for name, one in named(trainer.optimizer).items()},
         "extra": extra,
-        "metrics": encode({name: metrics_in(one) for name, one in named(trainer.model).items()}, others, "metrics"),
-        "trained": {name: parameter.requires_grad for name, parameter in _parameters(trainer.model)},
-        "frozen": [name for name, module in _modules(trainer.model) if is_frozen(module)],
+        "metrics": encode(metrics, others, "metrics"),
+        "trained": trained,
+        "frozen": frozen,
         **mine,
     }
     files = {"model": model, "optimizer": optimizers, "state": others}
     for name, tensor in (*optimizers.items(), *others.items()):
         check_tensor(name, tensor)
-    parts = parts_in(files, copy_tensor) if is_sharded else None
+    parts = parts_in(files, copy_tensors) if is_sharded else None
     if shared is None:  # the first process has the rest
         return Content({}, {}, parts)
-    tensors = {
-        file: {name: copy_tensor(f"{file}/{name}", tensor) for name, tensor in entries.items()}
-        for file, entries in files.items()
-    }
-    return Content(state, tensors, parts)
+    return Content(state, {file: copy_tensors(file, tensors) for file, tensors in files.items()}, parts)
 
 
 def apply(training: Training, content: Content, source: str) -> None:
@@ -198,6 +197,33 @@ def _refill(trainer: Any, name: str, content: Any) -> None:
 def _without_generators(pending: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """A record that is due; the generators from before its evaluation are the checkpoint's own."""
     return None if pending is None else {name: value for name, value in pending.items() if name != "generators"}
+
+
+def _parts_of(
+    models: Any,
+) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor], dict[str, bool], list[str]]:
+    """What metrics in the models have gathered, all buffers, which parameters are trained, which modules are frozen.
+
+    In one way through the modules, since it takes its time, and the training waits.
+    """
+    metrics: dict[str, dict[str, Any]] = {}
+    buffers: dict[str, Tensor] = {}
+    trained: dict[str, bool] = {}
+    frozen: list[str] = []
+    for name, model in named(models).items():
+        gathered = metrics[name] = {}
+        for path, module in model.named_modules():
+            if (metric := metric_of(module)) is not None:
+                gathered[path] = metric
+            if is_frozen(module):
+                frozen.append(key_in(name, path))
+            for leaf, buffer in module._buffers.items():
+                if buffer is not None:
+                    buffers[key_in(name, key_in(path, leaf))] = buffer
+            for leaf, parameter in module._parameters.items():
+                if parameter is not None:
+                    trained[key_in(name, key_in(path, leaf))] = parameter.requires_grad
+    return metrics, buffers, trained, frozen
 
 
 def _modules(models: Any) -> Iterator[tuple[str, nn.Module]]:

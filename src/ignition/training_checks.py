@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ignition.background import Writer
 from ignition.check_report import Failed, Skipped
 from ignition.check_runs import Material, listed, train_on
 from ignition.data import check_place_kept, iterate
@@ -96,7 +97,7 @@ def resumes_to_the_same_bits(material: Material) -> str:
         for _ in range(2):
             trainer.load(path)
             train_on(trainer, None, 3)
-            content = capture(trainer.training, lambda name, tensor: tensor.detach().to("cpu", copy=True))
+            content = capture(trainer.training, Writer().copy)
             if content is not None:  # as it is in one process
                 ends.append(content)
     first, second = ends
