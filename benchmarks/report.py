@@ -198,7 +198,8 @@ def losses(figures: Figures) -> str:
         lines.append(f"- `fit_on_batch` takes {number(median(ready_made))} µs a step more than the step written out.")
     predicting = figures.above("predicting", "predict_ignition", "predicting", "predict_by_hand")
     if predicting:
-        lines.append(f"- `predict` takes {number(median(predicting))} µs a batch more than a loop that keeps the outputs until its end.")
+        more = number(median(predicting))
+        lines.append(f"- `predict` takes {more} µs a batch more than a loop that keeps the outputs until its end.")
     slower = median(figures.ratios("compiling", "compiled small", "compiling", "eager small") or [0])
     if slower > 1:
         lines.append(f"- `compile=True` makes a step of the tiny classifier {number(slower)} times as long.")

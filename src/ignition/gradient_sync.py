@@ -64,15 +64,16 @@ class GradientSync:
     def begin_window(self) -> None:
         """Counts forward passes anew."""
         for replica in self._replicas:
-            replica.forwards = 0
+            replica.passes.forwards = 0
 
     def begin_batch(self, weight: float | None, closing: bool) -> None:
         """Gradients travel in the last batch of a window only: what ``no_sync`` does."""
         self._weights = hash((self._weights, -1.0 if weight is None else weight))
         for replica in self._replicas:
             # torch learns a static graph in a pass whose gradients travel: those of the first batch do, and count once.
-            learns = replica.static_graph and not replica.has_run
-            replica.require_backward_grad_sync = closing or learns
+            travels = closing or (replica.static_graph and not replica.passes.any)
+            if replica.require_backward_grad_sync is not travels:  # to set it takes a module long
+                replica.require_backward_grad_sync = travels
 
     def share(self, weight: Any) -> Any:
         """What a loss of that weight counts; the first time the processes agree on the unit, that of the first one."""
@@ -116,7 +117,7 @@ class GradientSync:
                 the optimizer's first step differ from process to process.
         """
         for replica in self._replicas:
-            if not replica.forwards and any(id(one) in replica.parameter_ids for one in _moved(optimizer)):
+            if not replica.passes.forwards and any(id(one) in replica.parameter_ids for one in _moved(optimizer)):
                 raise OptimizerError(
                     f"{type(optimizer).__name__} is about to step on gradients of this process alone: the model that "
                     "train_fn received had no forward pass in this step",

@@ -140,7 +140,7 @@ class _Joined:
             self._room.narrow(self._axis, 0, filled).copy_(before)
         count = min((self._most - filled) // size, _AHEAD) if size else 1
         ahead = self._room.narrow(self._axis, filled, count * size)
-        self._places = list(reversed(ahead.split(size or 1, self._axis)))
+        self._places = list(reversed(torch.split(ahead, size or 1, self._axis)))
 
     def _make_room(self, like: Tensor, size: int) -> None:
         shape = list(like.shape)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Processes"]
 
-_SECONDS_BETWEEN = 0.5
+_SECONDS_BETWEEN = 1.0
 _MOST_STEPS_BETWEEN = 1000
 
 
@@ -32,7 +32,7 @@ class Processes:
 
     What is asked of one process (to stop, to come to a save point, to end for a signal) is noted in `asked`, and done
     by all of them at the same step, when they next `agree`. That costs a small sum over the processes, so it is done
-    about twice a second and not at each step.
+    about once a second and not at each step.
 
     Args:
         strategy: How the model is trained.
