@@ -129,12 +129,12 @@ def measured():
     from torchmetrics.utilities import dim_zero_cat
 
     class Seen(torchmetrics.Metric):
-        """Keeps outputs and labels, as all metrics do that rank or sort."""
+        """Keeps outputs and labels, as all metrics do that rank or sort; those of retrieval do not reduce them."""
 
-        def __init__(self):
+        def __init__(self, reduction="cat"):
             super().__init__()
-            self.add_state("outputs", [], dist_reduce_fx="cat")
-            self.add_state("labels", [], dist_reduce_fx="cat")
+            self.add_state("outputs", [], dist_reduce_fx=reduction)
+            self.add_state("labels", [], dist_reduce_fx=reduction)
 
         def update(self, outputs, y):
             self.outputs.append(outputs)
@@ -143,6 +143,20 @@ def measured():
         def compute(self):
             return (dim_zero_cat(self.outputs).sum(1) * dim_zero_cat(self.labels)).mean()
 
+    class Sum(torchmetrics.Metric):
+        """Keeps a number for each batch."""
+
+        def __init__(self):
+            super().__init__()
+            self.add_state("sums", [], dist_reduce_fx=None)
+
+        def update(self, outputs, y):
+            self.sums.append(outputs.sum())
+
+        def compute(self):
+            return dim_zero_cat(self.sums).sum()
+
+    unreduced = torchmetrics.MetricCollection({"unreduced": Seen(None), "sum": Sum()}, compute_groups=False)
     together = torchmetrics.MetricCollection({"seen": Seen(), "f1": torchmetrics.classification.MulticlassF1Score(3)})
     model, found = net(), {}
     accuracy = torchmetrics.classification.MulticlassAccuracy(3)
@@ -153,8 +167,9 @@ def measured():
         accuracy.update(outputs, y)
         spread.update(outputs, y)
         together.update(outputs, y)
+        unreduced.update(outputs, y)
         metrics = {"loss": nn.functional.cross_entropy(outputs, y), "accuracy": accuracy, "f1": spread}
-        metrics |= {"collection": together}
+        metrics |= {"collection": together, "lists": unreduced}
         metrics |= {"pair": (x.mean(), x.numel())}
         return metrics | ({"of a last batch": x.sum()} if len(x) == 1 else {})
 

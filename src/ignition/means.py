@@ -124,7 +124,7 @@ class Means:
             else:
                 merged._new_name(name, is_object=True)
                 merged._objects[name] = self._shared_object(name, len(totals))
-        with distributed.one_voice():
+        with distributed.one_voice(), metric_objects.levelled(merged._objects.values()):
             return dict(merged._all(objects=True))
 
     def _shared_object(self, name: str, holders: int) -> Any:
