@@ -30,7 +30,7 @@ from ignition.errors import ProcessError
 
 __all__ = ["barrier", "is_main", "main_first", "rank", "world_size"]
 
-SECONDS_FOR_A_MEETING = 300.0
+SECONDS_FOR_A_MEETING = 600.0  # as long as torch gives collectives on GPUs
 _PATIENCE = timedelta(minutes=30)  # torch's own
 
 
@@ -179,7 +179,7 @@ def control_group() -> Any:
 
 @contextmanager
 def meeting() -> Iterator[None]:
-    """Inside the ``with`` block the control group waits five minutes at most for those who do not come.
+    """Inside the ``with`` block the control group waits ten minutes at most for those who do not come.
 
     What then fails cannot be taken back: the group is of no more use.
     """

@@ -61,7 +61,7 @@ def together(by_agreement: Callable[[BaseException], bool] | None = None) -> Ite
 def check_alike(what: str, **settings: Any) -> None:
     """Compares what the processes are about to do. Waits for all of them.
 
-    Inside a fit, where each step has brought them together, that is five minutes at most: others that went on to the
+    Inside a fit, where each step has brought them together, that is ten minutes at most: others that went on to the
     next step wait for this process as well, and nobody would ever come.
 
     Raises:
