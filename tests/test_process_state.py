@@ -166,3 +166,7 @@ def test_parts_come_out_as_they_were_packed() -> None:
     for name, tensor in tensors.items():
         assert unpacked[name].dtype == tensor.dtype
         assert torch.equal(unpacked[name], tensor)
+
+
+def test_a_single_process_gathers_nothing() -> None:
+    assert process_state.gathered({"state": {}}, {"a": torch.ones(1)}) == ([], {})

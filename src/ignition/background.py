@@ -28,6 +28,7 @@ class Writer:
     """
 
     def __init__(self) -> None:
+        self._name = f"ignition-checkpoint-{id(self)}"  # of the thread: that of another Writer is none of ours
         self._pool: ThreadPoolExecutor | None = None
         self._done: threading.Event | None = None
         self._failure: BaseException | None = None
@@ -42,7 +43,8 @@ class Writer:
                 kept = torch.empty(tensor.shape, dtype=tensor.dtype)
             copies[name] = kept
         if copies:
-            torch._foreach_copy_(list(copies.values()), list(tensors.values()))  # waits for an accelerator
+            with torch.no_grad():  # a buffer may have a graph
+                torch._foreach_copy_(list(copies.values()), list(tensors.values()))  # waits for an accelerator
         self._copies[group] = copies
         return copies
 
@@ -62,13 +64,15 @@ class Writer:
                 done.set()
 
         if self._pool is None:  # one thread for all jobs: to begin one takes longer than to copy 5 MB
-            self._pool = ThreadPoolExecutor(1, "ignition-checkpoint")
+            self._pool = ThreadPoolExecutor(1, self._name)
         self._done = done  # before it runs, so that it is waited for whatever happens
         try:
             self._pool.submit(run)
         except BaseException as error:
-            if begun.acquire(blocking=False):
-                done.set()  # it never will
+            # Where an error came only after the thread had begun, the job runs; else it never will, also not later.
+            has_thread = any(thread.name.startswith(self._name) for thread in threading.enumerate())
+            if not has_thread and begun.acquire(blocking=False):
+                done.set()
             if isinstance(error, KeyError):
                 # What Thread.start makes of an error that a signal's handler raises inside it, as torch's does when a
                 # loader worker has died.

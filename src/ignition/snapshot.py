@@ -46,8 +46,7 @@ def capture(training: Training, copy_tensors: Callable[[str, dict[str, Tensor]],
     trainer = training.trainer
     training.processes.reshard()
     own_tensors: dict[str, Tensor] = {}
-    many = training.processes.many
-    number = distributed.rank() if many else 0
+    number = distributed.rank()
     mine = {
         name: encode(value, own_tensors, f"process{number}.{name}" if number else name)
         for name, value in {
@@ -57,8 +56,7 @@ def capture(training: Training, copy_tensors: Callable[[str, dict[str, Tensor]],
             "generators": _generators(training),
         }.items()
     }
-    shared: tuple[list[Any], dict[str, Tensor]] | None = gathered(mine, own_tensors) if many else ([], {})
-    is_sharded = training.processes.sharded is not None
+    shared, is_sharded = gathered(mine, own_tensors), training.processes.sharded is not None
     if shared is None and not is_sharded:
         return None
     theirs, their_tensors = shared or ([], {})
