@@ -76,8 +76,8 @@ def training_beside_saves(
 
 def is_written(saver: Checkpoint, step: int) -> bool:
     """Whether the thread has nothing more to do: the checkpoint of that step is there, and the one before it gone."""
-    folders = [path.name for path in saver.folder.iterdir() if path.is_dir()] if step else []
-    return folders == [f"fit-001-step-{step:09}"] if step else True
+    written = f"fit-001-step-{step:09}"
+    return step == 0 or [path.name for path in saver.folder.iterdir() if path.is_dir()] == [written]
 
 
 def saves(model: nn.Module, optimizer: torch.optim.Optimizer, times: int, folder: Path) -> dict[str, float]:

@@ -26,5 +26,6 @@ def test_a_process_that_fails_ends_the_others_and_all_is_shown(tmp_path: Path) -
 def test_what_takes_too_long_is_ended_and_shown(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import time; print('begun', flush=True); time.sleep(30)")
-    with pytest.raises(AssertionError, match=r"(?s)killed after 1 s.*begun"):
+    where = r"script\.py\", line 1 in <module>"
+    with pytest.raises(AssertionError, match=rf"(?s)killed after 1 s.*begun.*{where}.*rank 1.*{where}"):
         run_processes(script, 2, folder=tmp_path, time_limit=1)

@@ -169,14 +169,7 @@ class _Encoder:
     def _container(self, value: Any, place: str, depth: int) -> Any:
         kinds = {*map(type, value)}  # this takes no step of Python's for each item
         if type(value) is dict or isinstance(value, Mapping):
-            if kinds == {str} and "$" not in value:  # what there is most of
-                return {
-                    key: self._tensor(item, f"{place}.{key}")
-                    if item.__class__ is Tensor
-                    else self.encode(item, f"{place}.{key}", depth)
-                    for key, item in value.items()
-                }
-            if all(issubclass(kind, str) for kind in kinds) and "$" not in value:
+            if (kinds <= {str} or all(issubclass(kind, str) for kind in kinds)) and "$" not in value:
                 return {str.__str__(key): self.encode(item, f"{place}.{key}", depth) for key, item in value.items()}
             pairs = []
             for index, (key, item) in enumerate(value.items()):
@@ -194,8 +187,7 @@ class _Encoder:
 
     def _tensor(self, value: Tensor, place: str) -> Any:
         """The mark of a tensor: its name, whether it asks for a gradient, its device, the order of its dimensions."""
-        number = id(value)
-        mark = self.known.get(number)
+        mark = self.known.get(id(value))
         if mark is not None:  # one tensor in two places comes back as one
             return mark
         name = place
@@ -209,7 +201,7 @@ class _Encoder:
         if value.layout is _STRIDED and not value.is_contiguous():
             order = sorted(range(value.ndim), key=value.stride().__getitem__, reverse=True)
         device = "cpu" if value.is_cpu else value.device.type  # which costs twenty times as much to ask
-        mark = self.known[number] = {"$": ["tensor", [name, requires_grad, device, order]]}
+        mark = self.known[id(value)] = {"$": ["tensor", [name, requires_grad, device, order]]}
         return mark
 
     def _free_name(self, place: str) -> str:

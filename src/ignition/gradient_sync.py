@@ -64,14 +64,14 @@ class GradientSync:
     def begin_window(self) -> None:
         """Counts forward passes anew."""
         for replica in self._replicas:
-            replica.passes.forwards = 0
+            replica.forward_passes.in_window = 0
 
     def begin_batch(self, weight: float | None, closing: bool) -> None:
         """Gradients travel in the last batch of a window only: what ``no_sync`` does."""
         self._weights = hash((self._weights, -1.0 if weight is None else weight))
         for replica in self._replicas:
             # torch learns a static graph in a pass whose gradients travel: those of the first batch do, and count once.
-            travels = closing or (replica.static_graph and not replica.passes.any)
+            travels = closing or (replica.static_graph and not replica.forward_passes.have_begun)
             if replica.require_backward_grad_sync is not travels:  # to set it takes a module long
                 replica.require_backward_grad_sync = travels
 
@@ -117,7 +117,8 @@ class GradientSync:
                 the optimizer's first step differ from process to process.
         """
         for replica in self._replicas:
-            if not replica.passes.forwards and any(id(one) in replica.parameter_ids for one in _moved(optimizer)):
+            bypassed = not replica.forward_passes.in_window
+            if bypassed and any(id(one) in replica.parameter_ids for one in _moved(optimizer)):
                 raise OptimizerError(
                     f"{type(optimizer).__name__} is about to step on gradients of this process alone: the model that "
                     "train_fn received had no forward pass in this step",

@@ -123,24 +123,24 @@ def check_strategy(strategy: Any) -> DDP | FSDP:
 
 
 @dataclass(slots=True)
-class Passes:
-    """What has run through a replica; an object of its own, since a module takes long to set an attribute.
+class ForwardPasses:
+    """Those of a replica; an object of its own, since a module takes long to set an attribute.
 
     Attributes:
-        forwards: How many forward passes there were since the optimizer's last step: one that went around the replica
-            leaves gradients that no other process knows of.
-        any: Whether there was one at all: a static graph is learnt in the first one.
+        in_window: How many there were since the optimizer's last step: one that went around the replica leaves
+            gradients that no other process knows of.
+        have_begun: Whether there was one at all: a static graph is learnt in the first one.
     """
 
-    forwards: int = 0
-    any: bool = False
+    in_window: int = 0
+    have_begun: bool = False
 
 
 class Replica(DistributedDataParallel):
     """A model under DDP, which counts what runs through it.
 
     Attributes:
-        passes: How often it has run.
+        forward_passes: How often it has run.
         parameter_ids: Which parameters are its own.
     """
 
@@ -150,7 +150,7 @@ class Replica(DistributedDataParallel):
         # processes is rounded depends on that, and a training that goes on would begin with such a first step.
         if not self.find_unused_parameters:
             self.reducer._push_all_rebuilt_params()
-        self.passes = Passes()
+        self.forward_passes = ForwardPasses()
         self.parameter_ids = {id(parameter) for parameter in module.parameters()}
 
     def _build_params_for_reducer(self) -> tuple[list[nn.Parameter], list[bool]]:
@@ -161,9 +161,9 @@ class Replica(DistributedDataParallel):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the model's, with its gradients averaged in the backward pass."""
         if torch.is_grad_enabled():
-            passes = self.passes
-            passes.forwards += 1
-            passes.any = True
+            passes = self.forward_passes
+            passes.in_window += 1
+            passes.have_begun = True
         return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
