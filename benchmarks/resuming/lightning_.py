@@ -36,4 +36,4 @@ def train(case, model, folder, resume, loader=DataLoader):
         enable_model_summary=False,
     )
     path = folder / f"step={CHECKPOINT_EVERY}.ckpt" if resume else None
-    trainer.fit(Classifier(model), train_loader, ckpt_path=path, weights_only=False)
+    trainer.fit(Classifier(model), train_loader, ckpt_path=path, weights_only=True)
