@@ -40,7 +40,9 @@ class Profile(Callback):
         OSError: When the fit begins, if the folder cannot be made; when the trace is written, if it cannot be.
 
     Example:
-        >>> trainer.callbacks = [Profile(steps=5, folder="runs/profile")]  # doctest: +SKIP
+        >>> profile = Profile(steps=5, folder="runs/profile")  # then trainer.callbacks = [profile]
+        >>> profile.path is None  # until the trace is written, in the first fit that lasts long enough
+        True
     """
 
     main_only: ClassVar[bool] = True
