@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,7 +35,7 @@ def empty(metric: Any) -> None:
 
 
 @contextmanager
-def levelled(metrics: Iterable[Any]) -> Iterator[None]:
+def levelled(metrics: Collection[Any]) -> Iterator[None]:
     """Inside the ``with`` block what metrics have gathered in lists has as many items in every process.
 
     torchmetrics exchanges them item by item. A process with fewer of them, as one with fewer batches has, would leave
@@ -45,6 +45,9 @@ def levelled(metrics: Iterable[Any]) -> Iterator[None]:
     Args:
         metrics: The same in every process, in the same order.
     """
+    if not metrics:
+        yield
+        return
     lists = [found for metric in metrics for found in _exchanged_lists(metric)]
     mine = [[_items_sent(part, name), *_form_of(getattr(part, name))] for part, name in lists]
     every = [json.loads(text) for text in distributed.gather_texts(json.dumps(mine))]
