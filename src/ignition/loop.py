@@ -47,10 +47,14 @@ def run_batches(this: Pass, limit: int | None = None) -> bool:
             weight = weigh(batch, axis)  # before the call, which may change the batch
             if window is not None:
                 window.begin_batch(weight, last=position.batch + 1 == this.length)
-            if isinstance(batch, (tuple, list)):  # the result has no name, which would keep its graph for a call more
-                take(function(model, *batch, **hyper), weight)
-            else:
-                take(function(model, batch, **hyper), weight)
+            try:
+                if isinstance(batch, (tuple, list)):  # the result has no name: it would keep its graph for a call more
+                    take(function(model, *batch, **hyper), weight)
+                else:
+                    take(function(model, batch, **hyper), weight)
+            except TypeError:
+                this.check(batch)  # says more, where the batch has not as many items as the first one
+                raise
             position.batch += 1
             if on_batch_end is not None:
                 on_batch_end()

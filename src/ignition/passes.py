@@ -40,6 +40,7 @@ class Pass:
         shown: The means that the bar shows.
         window: The rules of the updates, where a step is more than one call of the function.
         weigh: What a batch weighs.
+        check: Raises FunctionError if the function cannot be called with a batch.
         stopped: Set to have the pass end after the current batch.
         data_seconds: How long was waited on the loader.
     """
@@ -60,6 +61,7 @@ class Pass:
     on_step_end: Hook = None
     window: Window | None = None
     weigh: Callable[[Any, int], float | None] = batch_weight
+    check: Callable[[Any], object] = lambda batch: None
     stopped: bool = False
     data_seconds: float = 0.0
 
@@ -92,7 +94,8 @@ def meet_first_batch(this: Pass, signature: Signature, device: torch.device, ite
         )
     this.data_seconds += perf_counter() - asked
     this.batches = chain([first], this.batches)
-    signature.check_batch(this.model, items_of(first)[:items], this.hyper)
+    this.check = lambda batch: signature.check_batch(this.model, items_of(batch)[:items], this.hyper)
+    this.check(first)
     batch_weight(first, this.batch_axis)
     if device.type != "cpu" or any(tensor.device != device for tensor in tensors_in(first)):
         this.batches = transferred(this.batches, device)
