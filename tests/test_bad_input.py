@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ignition import Callback, Trainer, crossentropy_loss, evaluate, evaluate_on_batch, fit_on_batch, predict
-from ignition.callbacks import LinearDecay, SaveModel
+from ignition.callbacks import Checkpoint, EarlyStopping, LinearDecay, SaveModel
 from ignition.errors import ArgumentError, BatchError, FunctionError, HyperparameterError, MetricError
 
 
@@ -289,6 +289,30 @@ def test_a_predict_function_that_does_not_fit_the_batch_is_an_error_before_its_f
     works(setting)
 
 
+@pytest.mark.parametrize("items", [1, 4])
+def test_a_later_batch_that_the_function_does_not_take_is_an_error_of_the_same_form(setting, items):
+    x, y = next(iter(setting.loader))
+    batches = [(x, y), (x, y, y, y)[:items]]
+    trainer = remake(setting, train_loader=batches)
+    with pytest.raises(FunctionError, match=rf"(?s)train_fn.*a batch of {items} item.*expected: .*to do: "):
+        trainer.fit(epochs=1)
+    assert len(trainer.history) == 0
+    with refused(setting, FunctionError, f"eval_fn.*a batch of {items} item"):
+        evaluate(setting.model, setting.eval_fn, batches)
+    works(setting)
+
+
+def test_a_type_error_in_the_users_function_is_none_of_the_batch(setting):
+    def train_fn(model, x, y):
+        raise TypeError("of the user")
+
+    trainer = remake(setting, train_fn=train_fn)
+    with pytest.raises(TypeError, match=r"^of the user$") as caught:
+        trainer.fit(epochs=1)
+    assert caught.traceback[-1].name == "train_fn"
+    works(setting)
+
+
 # What the functions return
 
 NO_METRICS = {
@@ -418,6 +442,36 @@ def test_a_file_name_with_an_unknown_placeholder_is_an_error_that_lists_what_the
         setting.trainer.fit(epochs=1)
     assert list(tmp_path.iterdir()) == []
     setting.trainer.callbacks = good
+    works(setting)
+
+
+NEEDS = {
+    "a placeholder": lambda folder, name: SaveModel(folder / f"{{{name}}}.pt", every=3),
+    "the best to write": lambda folder, name: SaveModel(folder / "a.pt", best=name, mode="max"),
+    "the best to keep": lambda folder, name: Checkpoint(folder, best=name, mode="max"),
+    "what to stop for": lambda folder, name: EarlyStopping(name, patience=3, mode="max"),
+}
+
+
+@pytest.mark.parametrize("needs", NEEDS.values(), ids=list(NEEDS))
+def test_a_column_that_no_record_has_is_an_error_before_the_first_record_is_written(setting, tmp_path, needs):
+    trainer = remake(setting)
+    trainer.callbacks = [needs(tmp_path, "train_lost")]
+    with pytest.raises(MetricError, match=r"(?s)'train_lost'.*expected: one of .*train_loss.*to do: ") as caught:
+        trainer.fit(epochs=5)
+    assert caught.value.__notes__ == [f"{trainer.callbacks[0]!r} needs it"]
+    assert (len(trainer.history), trainer.history.columns) == (0, ())
+    assert [path for path in tmp_path.rglob("*.pt") if path.is_file()] == []
+    trainer.callbacks = []
+    works(setting, trainer)
+
+
+@pytest.mark.parametrize("needs", NEEDS.values(), ids=list(NEEDS))
+def test_a_column_of_an_evaluation_that_nobody_asked_for_is_an_error_before_the_first_batch(setting, tmp_path, needs):
+    trainer = remake(setting, eval_fn=None, test_loader=None)
+    trainer.callbacks = [needs(tmp_path, "val_acc")]
+    with refused(setting, MetricError, "needs the column 'val_acc'", trainer):
+        trainer.fit(epochs=5)
     works(setting)
 
 

@@ -19,6 +19,7 @@ from ignition.errors import ArgumentError
 from ignition.events import Events, check_callbacks
 from ignition.goal import Goal, check_goal
 from ignition.parting import together
+from ignition.recording import check_columns_can_come
 from ignition.settings import Settings
 from ignition.sharded_checkpoint import read, write
 from ignition.snapshot import apply, capture, settings_of
@@ -84,6 +85,7 @@ def _fit(
             _put_back(trainer, taken_up)
             before = taken_up
         _check_hyper(trainer)
+        check_columns_can_come(trainer)
         _meet_test_batch(trainer)
         if saver is not None and training.fit["number"] == 1:
             warn_of_captured(trainer)

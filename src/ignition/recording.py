@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ignition.errors import MetricError
 from ignition.goal import Goal
 from ignition.loader_advice import give_advice
 from ignition.optimizers import learning_rates
-from ignition.records import plain_values
+from ignition.records import plain_values, unknown_column
 from ignition.signature import check_names
 from ignition.training import EvaluationStopped, Training
 
-__all__ = ["begin_record", "write_record"]
+__all__ = ["begin_record", "check_columns_can_come", "write_record"]
+
+
+def check_columns_can_come(trainer: Any) -> None:
+    """Raises MetricError if a callback needs a column of an evaluation, and there is none."""
+    if trainer.eval_fn is not None:
+        return
+    for callback in trainer.callbacks:
+        for name in callback.columns_needed():
+            if name.startswith("val_") and name not in trainer.history.columns:
+                raise MetricError(
+                    f"{callback!r} needs the column {name!r}, and the Trainer evaluates nothing",
+                    expected="a column that a record will have",
+                    fix="give the Trainer an eval_fn and a test_loader, or name a train_ metric",
+                )
 
 
 def begin_record(training: Training, epoch_ended: bool) -> None:
@@ -41,8 +58,18 @@ def write_record(training: Training, goal: Goal) -> None:
     record |= learning_rates(trainer.optimizer) | plain_values(trainer.hyper) | training.take_seconds()
     check_names(trainer.hyper)  # a callback may have added to them
     row = training.processes.row_of_main({"epoch": position.epoch, "step": position.step, **record})
+    _check_columns(trainer, row)  # before history changes
     trainer.history.append(row, epoch_ended=training.pending["epoch_ended"])
     training.pending = None
     training.progress.record(trainer.history.last, goal.last_epoch)
     give_advice(training)
     training.events.fire("record")
+
+
+def _check_columns(trainer: Any, row: dict[str, Any]) -> None:
+    for callback in trainer.callbacks:
+        for name in callback.columns_needed():
+            if name not in row and name not in trainer.history.columns:
+                error = unknown_column(name, list(dict.fromkeys([*trainer.history.columns, *row])))
+                error.add_note(f"{callback!r} needs it")
+                raise error

@@ -88,6 +88,13 @@ class Callback:
     def on_exception(self, trainer: Trainer[Any]) -> None:
         """When something was raised; it is ``trainer.exception``, and goes on after `on_train_end`."""
 
+    def columns_needed(self) -> tuple[str, ...]:
+        """The columns of history that it cannot do without; a name that no record has is an error before it is written.
+
+        One that begins with ``val_`` is an error before the first batch where nothing is evaluated.
+        """
+        return ()
+
     def averaged(self) -> dict[str, Any]:
         """Models that it makes of the trainer's, by name: each is evaluated and saved beside the trainer's own."""
         return {}

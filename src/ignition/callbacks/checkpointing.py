@@ -307,6 +307,10 @@ class Checkpoint(Callback):
                 self._signals.restore()
             self.release()
 
+    def columns_needed(self) -> tuple[str, ...]:
+        """`best`."""
+        return () if self.best is None else (self.best,)
+
     def state_dict(self) -> dict[str, Any]:
         """The best value so far, what it is a value of, and the name of its checkpoint."""
         name = None if self.best_path is None else self.best_path.name

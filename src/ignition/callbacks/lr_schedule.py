@@ -35,7 +35,8 @@ class LRSchedule(Callback):
         ArgumentError: At once for what is no scheduler, for one that needs `monitor` and has none, for `monitor` with
             one that takes no metric, and for `monitor` with ``every="step"``; at the fit's start if its optimizer
             is none of the Trainer's, or if another schedule moves the same learning rate.
-        MetricError: At the first tick if no function returned what `monitor` names.
+        MetricError: Before the first record is written if it lacks `monitor`; before the first batch for a metric of an
+            evaluation where there is none.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.zeros(2))
@@ -158,6 +159,10 @@ class LRSchedule(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` returned; what that left out stays as the script made it."""
         self.scheduler.load_state_dict(_as_before(self.scheduler.state_dict(), state))
+
+    def columns_needed(self) -> tuple[str, ...]:
+        """`monitor`."""
+        return () if self.monitor is None else (self.monitor,)
 
     def _tick(self, trainer: Trainer[Any]) -> None:
         if self.monitor is None:

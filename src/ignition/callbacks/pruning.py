@@ -29,7 +29,8 @@ class OptunaPruning(Callback):
     Raises:
         ArgumentError: If `trial` is no trial or `metric` no name.
         IgnitionError: If optuna is not installed.
-        MetricError: At the first record, if no record has the metric.
+        MetricError: Before the first record is written, if it lacks the metric; before the first batch for one of an
+            evaluation where there is none.
         optuna.TrialPruned: At a record, if the pruner says so.
 
     Example:
@@ -62,6 +63,10 @@ class OptunaPruning(Callback):
 
     def __repr__(self) -> str:
         return f"OptunaPruning(metric={self.metric!r})"
+
+    def columns_needed(self) -> tuple[str, ...]:
+        """The metric."""
+        return (self.metric,)
 
     def on_record(self, trainer: Trainer[Any]) -> None:
         """Reports the metric, and asks whether that was enough."""

@@ -51,7 +51,8 @@ class SaveModel(Callback):
             if `every` is no whole number of 1 or more, or not 1 beside `best`; if `mode` is neither, is missing where
             the name does not tell, or comes without `best`. At the fit's start if a placeholder can be no column, or
             the model cannot be written to such a file.
-        MetricError: At the first record if no record has `best`; at the first file if none has a placeholder's metric.
+        MetricError: Before the first record is written if it lacks `best` or a placeholder's metric; before the first
+            batch if that is one of an evaluation and there is none.
         OSError: If a file cannot be written. Nothing of it is left then, and one that was there before stays.
 
     Example:
@@ -117,6 +118,11 @@ class SaveModel(Callback):
         """Writes the weights if it is the turn of this epoch."""
         if self.best is None and trainer.epoch % self.every == 0:
             self._write(trainer)
+
+    def columns_needed(self) -> tuple[str, ...]:
+        """`best`, and the placeholders that are columns."""
+        names = [name for name, _ in self._placeholders() if _known(name) and name not in (*_COUNTS, *_SECONDS)]
+        return tuple(names if self.best is None else [self.best, *names])
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far and the file written last."""

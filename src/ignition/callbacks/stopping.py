@@ -52,7 +52,8 @@ class EarlyStopping(Callback):
 
     Raises:
         ArgumentError: At once if an argument is out of its range, or `mode` is missing where the name does not tell.
-        MetricError: At the first record, if no record has the metric; the message lists what there is.
+        MetricError: Before the first record is written, if it lacks the metric; the message lists what there is. Before
+            the first batch for a metric of an evaluation where there is none.
 
     Example:
         >>> from ignition.callbacks import EarlyStopping
@@ -88,6 +89,10 @@ class EarlyStopping(Callback):
 
     def __repr__(self) -> str:
         return f"EarlyStopping({self.metric!r}, patience={self.patience}, mode={self.mode!r})"
+
+    def columns_needed(self) -> tuple[str, ...]:
+        """The metric."""
+        return (self.metric,)
 
     def on_train_begin(self, trainer: Trainer[Any]) -> None:
         """Forgets what belongs to another training; stops at once if a resumed one had come to its stop."""
