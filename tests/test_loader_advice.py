@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from ignition import TensorLoader, Trainer
-from ignition.loader_advice import advice, faster
+from ignition.loader_advice import Advisor, advice, faster
 
 
 class Indexed(Dataset):
@@ -56,6 +56,18 @@ def test_an_accelerator_has_advice_of_its_own(monkeypatch):
 )
 def test_it_is_told_from_a_third_of_the_time_on_if_that_is_a_second_at_least(seconds, data_seconds, is_told):
     assert (advice([], seconds, data_seconds) is not None) == is_told
+
+
+def test_short_records_add_up_until_they_tell_enough():
+    advisor = Advisor()
+    short = {"seconds": 0.5, "data_seconds": 0.3}
+    assert [advisor.after(short, []) is not None for _ in range(6)] == [False, False, False, True, False, False]
+
+
+def test_what_was_fast_for_long_is_not_held_against_what_is_slow_now():
+    advisor = Advisor()
+    assert [advisor.after({"seconds": 10.0, "data_seconds": 0.5}, []) for _ in range(9)] == [None] * 9
+    assert advisor.after({"seconds": 4.0, "data_seconds": 2.0}, []) is not None
 
 
 class Clock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -153,6 +154,7 @@ def test_schedules_supply_what_the_function_needs_and_count_from_where_they_did(
 def test_what_the_functions_hold_on_to_is_put_back(tiny_data):
     teacher = nn.BatchNorm1d(4)
     noise, queue, count = torch.Generator().manual_seed(1), [], 0
+    kept = SimpleNamespace(sums={"x": torch.zeros(1)}, counts=[np.zeros(2)], draws=np.random.default_rng(3))
     trainer = make(tiny_data)
 
     def train_fn(model, x, y):
@@ -160,12 +162,16 @@ def test_what_the_functions_hold_on_to_is_put_back(tiny_data):
         count += 1
         queue.append(teacher(x) + torch.rand(1, generator=noise))
         trainer.state["last"] = x
+        kept.sums["x"].add_(x.sum() + kept.draws.random())
+        kept.counts[0] += 1
 
     trainer.train_fn = train_fn
-    before = (copy.deepcopy(teacher.state_dict()), noise.get_state(), list(queue), count, dict(trainer.state))
+    deep = (kept.sums["x"].clone(), kept.counts[0].copy(), kept.draws.bit_generator.state)
+    before = (copy.deepcopy(teacher.state_dict()), noise.get_state(), list(queue), count, dict(trainer.state), deep)
     with everything_restored(trainer), pytest.warns(UserWarning, match="took no step"):
         trainer.fit(steps=3)
-    after = (teacher.state_dict(), noise.get_state(), list(queue), count, dict(trainer.state))
+    deep = (kept.sums["x"], kept.counts[0], kept.draws.bit_generator.state)
+    after = (teacher.state_dict(), noise.get_state(), list(queue), count, dict(trainer.state), deep)
     assert repr(after) == repr(before)
 
 

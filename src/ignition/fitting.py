@@ -101,6 +101,8 @@ def _fit(
             watched,
             [] if saver is None else [saver.save_point],
         )
+        if saver is not None:
+            training.unused_gradients.watch()
         loop.fit(training, goal)
         training.fit["ended"] = True
     except BaseException:
@@ -114,6 +116,7 @@ def _fit(
         if training.graphs is not None:
             training.graphs.close()
             training.graphs = None
+        training.unused_gradients.rest()
         training.end_fit()
         if saver is not None:
             saver.release()

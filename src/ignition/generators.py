@@ -22,13 +22,13 @@ from torch import nn
 
 from ignition.errors import warn
 
-__all__ = ["by_place", "generators_of", "put_back", "put_back_by_place", "reseed", "state_of", "walk"]
+__all__ = ["GENERATORS", "by_place", "generators_of", "put_back", "put_back_by_place", "reseed", "state_of", "walk"]
 
 _DEEPEST = 5
 _MANY = 64  # items of a container that are looked into: a longer one is data
 _LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy", "ignition"}  # whose functions are not looked into
 _PLAIN = (type(None), str, bytes, int, float, torch.Tensor, np.ndarray)
-_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 _BOOKKEEPING = vars(nn.Module()).keys() - {"_modules"}  # torch's own: parameters, buffers, hooks
 _CALLED = ("__call__", "__getitem__", "__getitems__", "__iter__", "forward")
 
@@ -49,7 +49,7 @@ def by_place(roots: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     seen: set[int] = set()
     for name, value in walk(roots):
-        if isinstance(value, _GENERATORS) and not isinstance(value, random.SystemRandom) and id(value) not in seen:
+        if isinstance(value, GENERATORS) and not isinstance(value, random.SystemRandom) and id(value) not in seen:
             seen.add(id(value))
             found[name] = value
     return found
@@ -74,7 +74,7 @@ def walk(roots: Mapping[str, Any], leave_out: tuple[type, ...] = ()) -> Iterator
             if isinstance(value, leave_out):
                 continue
             yield name, value
-            if id(value) in seen or isinstance(value, (*_PLAIN, *_GENERATORS)):
+            if id(value) in seen or isinstance(value, (*_PLAIN, *GENERATORS)):
                 continue
             seen[id(value)] = value
             inner.extend((f"{name}.{part}", item) for part, item in _parts(value))

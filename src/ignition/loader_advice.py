@@ -10,24 +10,34 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from ignition.tensor_loader import TensorLoader
 
 if TYPE_CHECKING:
-    from ignition.training import Training
+    from collections.abc import Mapping
 
-__all__ = ["SHARE", "advice", "faster", "give_advice"]
+__all__ = ["SHARE", "Advisor", "advice", "faster"]
 
 SHARE = 1 / 3
 """The share of the time spent waiting from which on it is worth a word."""
 
-_SECONDS = 1.0  # of waiting in a record; below, there is little to gain
+_SECONDS = 1.0  # of waiting; below, there is little to gain
 
 
-def give_advice(training: Training) -> None:
-    """Prints the advice for the last record, once in the life of a Trainer."""
-    trainer = training.trainer
-    record = trainer.history.last
-    line = None if training.advised else advice(trainer.train_loader, record["seconds"], record["data_seconds"])
-    if line is not None:
-        training.advised = True
-        training.progress.say(line)
+class Advisor:
+    """Adds up the times of records until they tell enough, however short each is; speaks once."""
+
+    def __init__(self) -> None:
+        self._seconds = self._waited = 0.0
+        self._has_spoken = False
+
+    def after(self, record: Mapping[str, Any], loader: Any) -> str | None:
+        """The advice that a record gives rise to, if any."""
+        if self._has_spoken:
+            return None
+        self._seconds += record["seconds"]
+        self._waited += record["data_seconds"]
+        line = advice(loader, self._seconds, self._waited)
+        self._has_spoken = line is not None
+        if self._seconds >= _SECONDS / SHARE:  # enough to tell: what comes later is judged by itself
+            self._seconds = self._waited = 0.0
+        return line
 
 
 def advice(loader: Any, seconds: float, data_seconds: float) -> str | None:
@@ -35,8 +45,8 @@ def advice(loader: Any, seconds: float, data_seconds: float) -> str | None:
 
     Args:
         loader: The train loader.
-        seconds: How long a record took.
-        data_seconds: How much of it was spent waiting for batches.
+        seconds: How long some records took.
+        data_seconds: How much of that was spent waiting for batches.
 
     Example:
         >>> advice([], seconds=10.0, data_seconds=1.0) is None

@@ -20,10 +20,11 @@ from ignition.progress import Progress
 from ignition.reading import at_most, check_ordered, part_in_evaluation, size_of
 from ignition.recording import begin_record, write_record
 from ignition.running import Running, this_run
+from ignition.signals import EvaluationStopped
 from ignition.signature import Signature
 from ignition.strategy import share_buffers
 from ignition.structure import named
-from ignition.training import EvaluationStopped, Training
+from ignition.training import Training
 
 __all__ = ["evaluate", "fit", "measure", "predict", "predict_with", "run_batches", "run_until_due"]
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from ignition.errors import MetricError
 from ignition.goal import Goal
-from ignition.loader_advice import give_advice
 from ignition.optimizers import learning_rates
 from ignition.records import plain_values, unknown_column
+from ignition.signals import EvaluationStopped
 from ignition.signature import check_names
-from ignition.training import EvaluationStopped, Training
+from ignition.training import Training
 
 __all__ = ["begin_record", "check_columns_can_come", "write_record"]
 
@@ -62,7 +62,9 @@ def write_record(training: Training, goal: Goal) -> None:
     trainer.history.append(row, epoch_ended=training.pending["epoch_ended"])
     training.pending = None
     training.progress.record(trainer.history.last, goal.last_epoch)
-    give_advice(training)
+    advice = training.advisor.after(trainer.history.last, trainer.train_loader)
+    if advice is not None:
+        training.progress.say(advice)
     training.events.fire("record")
 
 

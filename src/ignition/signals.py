@@ -10,9 +10,13 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
-__all__ = ["Signals", "end_as"]
+__all__ = ["EvaluationStopped", "Signals", "end_as"]
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
+
+
+class EvaluationStopped(Exception):
+    """An evaluation was left for a signal; it begins anew when the training goes on."""
 
 
 class Signals:

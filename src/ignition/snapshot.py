@@ -72,8 +72,10 @@ def capture(training: Training, copy_tensors: Callable[[str, dict[str, Tensor]],
                 model[key_in(name, key)] = value.detach() if value.requires_grad else value
             else:  # what a module gives by get_extra_state
                 extra[key_in(name, key)] = encode(value, others, f"extra.{key_in(name, key)}")
-    metrics, buffers, trained, frozen = _parts_of(trainer.model)
+    metrics, buffers, parameters, frozen = _parts_of(trainer.model)
+    gradients, unused = training.unused_gradients.of(parameters.items())
     others |= {f"buffer.{name}": one for name, one in buffers.items() if name not in model}
+    others |= {f"gradient.{name}": one for name, one in unused.items()}
     state = {
         "position": {name: getattr(training.position, name) for name in Position.__slots__},
         "fit": training.fit | {"stop_reason": trainer.stop_reason},
@@ -98,7 +100,8 @@ def capture(training: Training, copy_tensors: Callable[[str, dict[str, Tensor]],
         "optimizer_kinds": {name: type(one).__name__ for name, one in named(trainer.optimizer).items()},
         "extra": extra,
         "metrics": encode(metrics, others, "metrics"),
-        "trained": trained,
+        "trained": {name: parameter.requires_grad for name, parameter in parameters.items()},
+        "gradients": gradients,
         "frozen": frozen,
         **mine,
     }
@@ -148,7 +151,7 @@ def apply(training: Training, content: Content, source: str) -> None:
             "position": position,
         }
         generators = generators_from(state, others)
-        trained, frozen = dict(state["trained"]), set(state["frozen"])
+        trained, frozen, gradients = dict(state["trained"]), set(state["frozen"]), set(state["gradients"])
         type(trainer.history)().load_state_dict(history)  # raises where it is none
 
         for name, module, model_state in loads:
@@ -156,7 +159,9 @@ def apply(training: Training, content: Content, source: str) -> None:
             _load_transient_buffers(module, name, others)
             restore_metrics(module, metrics[name])
         for name, parameter in _parameters(trainer.model):
-            parameter.requires_grad_(trained.get(name, parameter.requires_grad)).grad = None  # of a step left half-way
+            parameter.requires_grad_(trained.get(name, parameter.requires_grad))
+            # In the place of one of a step left half-way.
+            parameter.grad = _gradient(parameter, others.get(f"gradient.{name}")) if name in gradients else None
         for name, module in _modules(trainer.model):
             set_frozen(module, name in frozen)
         for name, one in named(trainer.optimizer).items():
@@ -199,14 +204,14 @@ def _without_generators(pending: Mapping[str, Any] | None) -> dict[str, Any] | N
 
 def _parts_of(
     models: Any,
-) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor], dict[str, bool], list[str]]:
-    """What metrics in the models have gathered, all buffers, which parameters are trained, which modules are frozen.
+) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor], dict[str, Tensor], list[str]]:
+    """What metrics in the models have gathered, all buffers, all parameters, and which modules are frozen.
 
     In one way through the modules, since it takes its time, and the training waits.
     """
     metrics: dict[str, dict[str, Any]] = {}
     buffers: dict[str, Tensor] = {}
-    trained: dict[str, bool] = {}
+    parameters: dict[str, Tensor] = {}
     frozen: list[str] = []
     for name, model in named(models).items():
         gathered = metrics[name] = {}
@@ -220,8 +225,8 @@ def _parts_of(
                     buffers[key_in(name, key_in(path, leaf))] = buffer
             for leaf, parameter in module._parameters.items():
                 if parameter is not None:
-                    trained[key_in(name, key_in(path, leaf))] = parameter.requires_grad
-    return metrics, buffers, trained, frozen
+                    parameters[key_in(name, key_in(path, leaf))] = parameter
+    return metrics, buffers, parameters, frozen
 
 
 def _modules(models: Any) -> Iterator[tuple[str, nn.Module]]:
@@ -258,6 +263,17 @@ def _model_state(module: nn.Module, name: str, content: Content, extra: Mapping[
         key: saved[key_in(name, key)].clone() if isinstance(value, Tensor) else extra[key_in(name, key)]
         for key, value in module.state_dict().items()
     }
+
+
+def _gradient(parameter: Tensor, saved: Tensor | None) -> Tensor:
+    """A gradient of a parameter's own, between two steps; zero where no step was still to use it."""
+    if saved is None:
+        return torch.zeros_like(parameter)
+    if hasattr(parameter, "device_mesh"):
+        from ignition.dtensors import shard_like
+
+        return shard_like(saved, parameter)
+    return saved.to(parameter.device, copy=True)
 
 
 def _load_transient_buffers(module: nn.Module, name: str, others: Mapping[str, Tensor]) -> None:

@@ -16,6 +16,7 @@ from ignition.data import drop_workers, keeps_place, rekeyed
 from ignition.events import Events
 from ignition.first_step import check_first_step
 from ignition.goal import Goal
+from ignition.loader_advice import Advisor
 from ignition.loader_place import KeptPlace, load_place
 from ignition.means import Means
 from ignition.passes import Pass, looking_ahead
@@ -23,20 +24,17 @@ from ignition.position import Position
 from ignition.processes import Processes
 from ignition.progress import Progress
 from ignition.reading import part_of, rounds_of, weighing_borrowed
-from ignition.signals import end_as
+from ignition.signals import EvaluationStopped, end_as
 from ignition.signature import Signature
 from ignition.structure import like, named
+from ignition.unused_gradients import UnusedGradients
 from ignition.window import UpdateRules, Window
 
 if TYPE_CHECKING:
     from ignition.step_graphs import StepGraphs
     from ignition.trainer import Trainer
 
-__all__ = ["EvaluationStopped", "Training"]
-
-
-class EvaluationStopped(Exception):
-    """An evaluation was left for a signal; it begins anew when the training goes on."""
+__all__ = ["Training"]
 
 
 class Training:
@@ -89,7 +87,8 @@ class Training:
         self.pending: dict[str, Any] | None = None
         self.fit: dict[str, Any] = {"number": 0}
         self.folders: dict[str, Any] = {}  # the Checkpoint that wrote there last, by folder
-        self.seeded = self.is_fitting = self.is_measuring = self.advised = False
+        self.advisor, self.unused_gradients = Advisor(), UnusedGradients(self)
+        self.seeded = self.is_fitting = self.is_measuring = False
         self.signal: int | None = None
         self.has_begun = self.paused = self.ended_in_order = False  # has_begun: the running fit has come to the loop
         self.met: tuple[Signature, int] | None = None  # what the eval function has been tried on

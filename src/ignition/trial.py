@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import DataLoader
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from ignition import rng
 from ignition.callbacks.lr_schedule import LRSchedule
@@ -16,8 +18,9 @@ from ignition.callbacks.schedule import Schedule
 from ignition.captured import variables_of
 from ignition.data import keeps_place
 from ignition.errors import ArgumentError
-from ignition.generators import generators_of
+from ignition.generators import GENERATORS, generators_of, walk
 from ignition.history import History
+from ignition.loader_advice import Advisor
 from ignition.means import Means
 from ignition.memory import Memory, has_memory
 from ignition.progress import Progress
@@ -35,8 +38,8 @@ def everything_restored(trainer: Trainer[Any]) -> Iterator[Callable[[], None]]:
     That is, to the bit: models (parameters, gradients, buffers, modes, what is frozen), optimizers, generators
     (those that loaders and data sets keep as attributes too), the place in the data with an epoch left open,
     hyperparameters, history, callbacks, ``trainer.state``, and the modules, optimizers and variables that the
-    functions hold on to, where they name them themselves. What lies deeper, as the memory of a data set or a
-    simulator's, cannot be put back.
+    functions hold on to, where they name them themselves, with the tensors, arrays and generators in these. What else
+    lies deeper, as the memory of a data set or a simulator's, cannot be put back.
 
     Inside, the Trainer is silent, its history is empty and no epoch is open. Of the callbacks only the schedules are
     there, as they may supply hyperparameters: nothing is written. The loaders' workers are others than those of a fit.
@@ -97,6 +100,9 @@ def _remembered(trainer: Trainer[Any]) -> Memory:
     memory.add_attributes(trainer)
     for function in (trainer.train_fn, trainer.eval_fn):
         _add_function(memory, function)
+    for _, value in walk({"train_fn": trainer.train_fn, "eval_fn": trainer.eval_fn}, (DataLoader, Dataset)):
+        if isinstance(value, (Tensor, np.ndarray, *GENERATORS)):
+            memory.add(value)
     for loader in (trainer.train_loader, trainer.test_loader):
         _add_loader(memory, loader)
     return memory
@@ -111,7 +117,7 @@ def _set_apart(trainer: Trainer[Any]) -> None:
         training.position.batch = training.position.offset = 0
     training.open_pass = training.pending = None
     training.means = Means(training.train_signature.role)
-    training.progress = Progress(False)
+    training.progress, training.advisor = Progress(False), Advisor()
     training.fit = dict(training.fit)
     training._keyed = {}
     trainer.history = History()
