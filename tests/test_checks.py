@@ -257,6 +257,63 @@ def planted_hidden_state():
     return trainer_of(model, train_fn, optimizer=optimizer), RESUME, "ended differently in .*trainer.state"
 
 
+def planted_state_that_loading_resets():
+    class Forgets:
+        calls = 0
+
+        def state_dict(self):
+            return {}
+
+        def load_state_dict(self, state):
+            self.calls = 0
+
+    model, kept = Net(), Forgets()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+
+    def train_fn(model, x, y):
+        kept.calls += 1
+        return fit_on_batch(model, x * (1 + 0.05 * kept.calls), y, crossentropy_loss, optimizer)
+
+    trainer = trainer_of(model, train_fn, optimizer=optimizer)
+    trainer.state["kept"] = kept
+    return trainer, RESUME, "not stopped, ended differently in .*all of it in an object's state_dict"
+
+
+def planted_last_layer_of_a_model_for_dicts():
+    model = Net()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    nn.init.normal_(model.last.weight, std=100.0)
+
+    def train_fn(model, batch):
+        return fit_on_batch(model, batch["x"], batch["label"], crossentropy_loss, optimizer)
+
+    x, y = data()
+    batches = [{"x": part, "label": target} for part, target in zip(x.split(12), y.split(12), strict=True)]
+    return trainer_of(model, train_fn, None, batches, optimizer=optimizer), FIRST_LOSS, "scale of the last layer"
+
+
+def planted_leak_between_sequences_of_tokens():
+    class Tagger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(5, 8)
+            self.mixing = nn.MultiheadAttention(8, 2)  # which has the batch in axis 1, and is given it in axis 0
+            self.last = nn.Linear(8, 3)
+
+        def forward(self, tokens):
+            mixed = self.embedding(tokens)
+            return self.last(mixed + self.mixing(mixed, mixed, mixed)[0]).mean(1)
+
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(5, (36, 6), generator=generator)
+    train = TensorLoader(tokens, (tokens == 0).sum(1).clamp(max=2), batch_size=12)
+    return (
+        trainer_of(Tagger(), train=train, eval_fn=None),
+        LEAK,
+        "input of sample .* over the batch axis",
+    )
+
+
 FAULTS = [value for name, value in list(globals().items()) if name.startswith("planted_")]
 
 
@@ -318,13 +375,31 @@ def test_what_cannot_be_checked_is_skipped_with_the_reason_and_fails_nothing():
     assert report.passed, report
     assert skipped(report) == {
         INPUTS: "skipped: no floating-point inputs in the batches",
-        FIRST_LOSS: "skipped: not a classifier: no outputs (batch, classes) with class numbers (batch,) as the "
-        "batch's last item",
         STAY: "skipped: nothing is frozen",
         EVALUATION: "skipped: there is no eval_fn",
-        LEAK: "skipped: no floating-point inputs and outputs with a batch axis in the model's calls",
         APART: "skipped: there is no test_loader",
     }
+    told = {name: message for name, _, message in report}
+    assert told[LEAK] == "4 outputs stay when the other sample of their batch is exchanged, 3 times"
+    assert told[FIRST_LOSS].endswith("and ln(5) is 1.609")
+
+
+def test_what_has_no_batch_axis_and_no_class_numbers_is_skipped_with_the_reason():
+    vector = nn.Parameter(torch.ones(3))
+    model = nn.ParameterList([vector])
+    optimizer = torch.optim.SGD([vector], lr=0.01)
+
+    def train_fn(model, x):
+        loss = (x - vector).square().mean()
+        optimize(loss, optimizer)
+        return {"loss": loss}
+
+    told = skipped(sanity_checks(Trainer(model, optimizer, train_fn, [torch.randn(4, 3)] * 3, progress=False)))
+    assert told[LEAK] == "skipped: no tensors with a batch axis go into the model's calls and come out of them"
+    assert told[FIRST_LOSS] == (
+        "skipped: not a classifier: no outputs (batch, classes) with class numbers (batch,) as the batch's last item "
+        "or label"
+    )
 
 
 def test_several_models_and_optimizers_and_no_loss_are_no_fault():

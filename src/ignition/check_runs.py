@@ -22,7 +22,17 @@ from ignition.transfer import transferred
 if TYPE_CHECKING:
     from ignition.trainer import Trainer
 
-__all__ = ["Call", "Material", "first_outputs", "forwards", "inputs_of", "listed", "parameters_of", "train_on"]
+__all__ = [
+    "Call",
+    "Material",
+    "first_outputs",
+    "forwards",
+    "inputs_of",
+    "labels_of",
+    "listed",
+    "parameters_of",
+    "train_on",
+]
 
 _BATCHES = 8  # of each loader: enough for a picture, few enough for seconds
 _CALLS = 20  # of a model's forward that are kept
@@ -145,6 +155,14 @@ def inputs_of(batch: Any) -> Any:
         return {name: value for name, value in batch.items() if str(name).lower() not in _LABELS}
     items = items_of(batch)
     return items[:-1] if len(items) > 1 else items
+
+
+def labels_of(batch: Any) -> Any:
+    """What of a batch or a sample is label, by its place or its name as in `inputs_of`; None where nothing is."""
+    if isinstance(batch, dict):
+        return next((value for name, value in batch.items() if str(name).lower() in _LABELS), None)
+    items = items_of(batch)
+    return items[-1] if len(items) > 1 else None
 
 
 def parameters_of(models: Any, needing_gradients: bool) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ignition import rng
 from ignition.check_report import Failed, Skipped
-from ignition.check_runs import Call, Material, first_outputs, forwards, listed, parameters_of, train_on
-from ignition.data import batch_weight, items_of
+from ignition.check_runs import Call, Material, first_outputs, forwards, labels_of, listed, parameters_of, train_on
+from ignition.data import batch_weight
 from ignition.device import tensors_in
 from ignition.modes import evaluation_mode, is_frozen
 from ignition.structure import named
@@ -30,6 +30,7 @@ _STEPS = 10  # until a parameter has to have changed: a GAN's generator waits, a
 _LARGEST = 1e4  # of an output: near the end of what fp16 holds
 _SCATTER = 1.5  # of a first loss, where classes and samples are few
 _LEAK = 1e-6  # of the gradient of a sample's own input
+_MOVED = 1e-4  # of the largest output: more than what kernels round otherwise
 
 
 def trained_change(material: Material) -> str:
@@ -119,14 +120,15 @@ def first_loss(material: Material) -> str:
 
 
 def _as_classifier(calls: list[Call], batch: Any) -> tuple[Tensor, Tensor]:
-    items = items_of(batch)
-    targets = items[-1] if len(items) > 1 else None
+    targets = labels_of(batch)
     if isinstance(targets, Tensor) and not (targets.is_floating_point() or targets.dtype is torch.bool):
         for output in first_outputs(calls):
             fits = output.ndim >= 2 and (output.shape[0], *output.shape[2:]) == tuple(targets.shape)
             if fits and output.shape[1] >= 2 and int(targets.min()) >= 0 and int(targets.max()) < output.shape[1]:
                 return output.detach(), targets
-    raise Skipped("not a classifier: no outputs (batch, classes) with class numbers (batch,) as the batch's last item")
+    raise Skipped(
+        "not a classifier: no outputs (batch, classes) with class numbers (batch,) as the batch's last item or label"
+    )
 
 
 def outputs_in_range(material: Material) -> str:
@@ -172,7 +174,10 @@ def evaluation_changes_nothing(material: Material) -> str:
 
 
 def samples_are_independent(material: Material) -> str:
-    """In evaluation mode an output depends on its own sample alone: other samples' inputs have no gradient of it."""
+    """In evaluation mode an output depends on its own sample alone: other samples' inputs have no gradient of it.
+
+    Where inputs are whole numbers, which have no gradients, one sample is exchanged, and the other outputs stay.
+    """
     trainer, batch = material.trainer, material.train[0]
     size = batch_weight(batch, trainer.batch_axis)
     if size is None or size < 2:
@@ -180,22 +185,28 @@ def samples_are_independent(material: Material) -> str:
     with forwards(trainer) as calls:
         train_on(trainer, [batch], 1)
     firsts = list({id(call.model): call for call in reversed(calls)}.values())
-    compared = 0
-    for call in firsts:
-        compared += _check_independent(call, trainer.batch_axis, size)
-    if not compared:
-        raise Skipped("no floating-point inputs and outputs with a batch axis in the model's calls")
-    return f"{min(size, 3)} outputs have no gradient at the other {size - 1} samples of their batch"
+    axis = trainer.batch_axis
+    traced = sum([_check_independent(call, axis, size) for call in firsts])
+    exchanged = 0 if traced else sum([_check_exchanged(call, axis, size) for call in firsts])
+    if traced:
+        return f"{min(size, 3)} outputs have no gradient at the other {size - 1} samples of their batch"
+    if exchanged:
+        return f"{size - 1} outputs stay when the other sample of their batch is exchanged, {min(size, 3)} times"
+    raise Skipped("no tensors with a batch axis go into the model's calls and come out of them")
+
+
+def _axis_of(tensor: Tensor, axis: int, size: int) -> int | None:
+    """Where its samples lie: a recurrent net with the batch in axis 1 may give outputs with it in axis 0."""
+    fits = (one for one in (axis, 0) if -tensor.ndim <= one < tensor.ndim and tensor.size(one) == size)
+    return next(fits, None)
 
 
 def _check_independent(call: Call, axis: int, size: int) -> bool:
-    """Whether a call could be looked at."""
+    """Whether a call could be looked at by gradients."""
     inputs: list[Tensor] = []
 
     def axis_of(tensor: Tensor) -> int | None:
-        """Where its samples lie: a recurrent net with the batch in axis 1 may give outputs with it in axis 0."""
-        fits = (one for one in (axis, 0) if -tensor.ndim <= one < tensor.ndim and tensor.size(one) == size)
-        return next(fits, None)
+        return _axis_of(tensor, axis, size)
 
     def traced(value: Any) -> Any:
         if not (isinstance(value, Tensor) and value.is_floating_point()) or axis_of(value) is None:
@@ -233,10 +244,43 @@ def _check_alone(gradient: Tensor, axis: int, chosen: int) -> None:
     others = sizes.clone()
     others[chosen] = 0
     if float(others.max()) > _LEAK * max(float(sizes[chosen]), 1e-30):
-        raise Failed(
-            f"output {chosen} depends on the input of sample {int(others.argmax())}: look for a mean, a norm, a "
-            f"softmax, a reshape or a transpose over the batch axis ({axis})"
-        )
+        raise Failed(_leak(chosen, int(others.argmax()), axis))
+
+
+def _check_exchanged(call: Call, axis: int, size: int) -> bool:
+    """Whether a call could be looked at by exchanging samples; each is put into the place of another one."""
+
+    def outputs(chosen: int | None) -> list[Tensor]:
+        def given(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            copied, place = value.detach().clone(), _axis_of(value, axis, size)
+            if chosen is not None and place is not None:
+                copied.movedim(place, 0)[chosen] = value.movedim(place, 0)[(chosen + 1) % size]
+            return copied
+
+        output = call.model(*map(given, call.args), **{name: given(value) for name, value in call.kwargs.items()})
+        places = ((one, _axis_of(one, axis, size)) for one in tensors_in(output) if one.is_floating_point())
+        return [one.movedim(place, 0).flatten(1) for one, place in places if place is not None and one.ndim > 1]
+
+    if all(_axis_of(one, axis, size) is None for one in tensors_in((call.args, call.kwargs))):
+        return False
+    with evaluation_mode(call.model), torch.no_grad():
+        usual = outputs(None)
+        for chosen in {0, size // 2, size - 1} if usual else ():
+            for before, after in zip(usual, outputs(chosen), strict=True):
+                moved = (after - before).abs().amax(1) / before.abs().amax().clamp(min=1e-30)
+                moved[chosen] = 0
+                if float(moved.max()) > _MOVED:
+                    raise Failed(_leak(int(moved.argmax()), chosen, axis))
+    return bool(usual)
+
+
+def _leak(output: int, sample: int, axis: int) -> str:
+    return (
+        f"output {output} depends on the input of sample {sample}: look for a mean, a norm, a softmax, a reshape or a "
+        f"transpose over the batch axis ({axis})"
+    )
 
 
 def _tensors(models: Any) -> dict[str, Tensor]:
