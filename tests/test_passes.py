@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -127,3 +129,26 @@ def test_a_pass_of_the_expected_length_is_not_warned_of(length, done):
 def test_a_pass_that_ends_early_is_warned_of():
     with pytest.warns(IgnitionWarning, match="after 2 batches, and its length is 3.*StopIteration"):
         warn_if_short(of([], length=3, done=2))
+
+
+def test_a_pass_that_is_done_lets_go_of_its_loader_at_once():
+    def batches():
+        yield torch.zeros(2)
+
+    loader = batches()  # as a DataLoader's iterator is, which ends its workers then
+    this = meet(of(loader), one_item)
+    seen = weakref.ref(loader)
+    gc.disable()
+    try:
+        del this, loader
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("batch", [(), (torch.zeros(2), torch.zeros(2))])
+def test_a_later_batch_can_be_checked_as_the_first_one(batch):
+    this = meet(of([torch.zeros(2)]), one_item)
+    this.check(torch.zeros(2))
+    with pytest.raises(FunctionError, match="train_fn"):
+        this.check(batch)

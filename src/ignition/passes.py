@@ -94,7 +94,8 @@ def meet_first_batch(this: Pass, signature: Signature, device: torch.device, ite
         )
     this.data_seconds += perf_counter() - asked
     this.batches = chain([first], this.batches)
-    this.check = lambda batch: signature.check_batch(this.model, items_of(batch)[:items], this.hyper)
+    model, hyper = this.model, this.hyper  # not the pass itself: in a cycle it would hold on to the loader's workers
+    this.check = lambda batch: signature.check_batch(model, items_of(batch)[:items], hyper)
     this.check(first)
     batch_weight(first, this.batch_axis)
     if device.type != "cpu" or any(tensor.device != device for tensor in tensors_in(first)):
