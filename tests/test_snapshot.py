@@ -3,7 +3,9 @@
 import copy
 import hashlib
 import json
+import random
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -18,6 +20,7 @@ from ignition.checkpoint import read
 from ignition.errors import CheckpointError
 from ignition.modes import is_frozen
 from ignition.snapshot import apply, capture
+from ignition.structure import named
 
 # An optimizer in trainer.state is not one of those that the Trainer watches.
 pytestmark = pytest.mark.filterwarnings("ignore:the first step was taken by an optimizer that the Trainer")
@@ -334,6 +337,44 @@ def test_what_is_captured_shares_no_memory():
         for name, tensor in tensors.items():
             assert torch.equal(tensor, content.tensors[file][name])
     assert content.state == before.state
+
+
+def changed_in_place(trainer):
+    """As a training goes on that leaves nothing as it was: all that optimizers hold, and all generators."""
+    for optimizer in named(trainer.optimizer).values():
+        for group in optimizer.param_groups:
+            group["lr"] = 0.5
+            group["new"] = [1]
+        for state in optimizer.state.values():
+            for key, value in list(state.items()):
+                if isinstance(value, torch.Tensor):
+                    value.add_(1)
+                elif isinstance(value, list):
+                    value.append(7)
+                state[f"more of {key}"] = value
+    torch.rand(3)
+    np.random.random(3)
+    random.random()
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+def test_what_is_completed_while_the_training_goes_on_is_as_it_was_taken(script):
+    trainer = trainer_of(**script)
+    trainer.fit(steps=2)
+    at_once = capture(trainer.training, Writer().copy)
+    later = capture(trainer.training, Writer().copy, at_once=False)
+    changed_in_place(trainer)
+    later.complete()
+    later.complete()  # there is nothing more to do
+    later.state["seconds"] = at_once.state["seconds"]
+    assert later.state == at_once.state
+    assert {file: list(tensors) for file, tensors in later.tensors.items()} == {
+        file: list(tensors) for file, tensors in at_once.tensors.items()
+    }
+    for file, tensors in at_once.tensors.items():
+        for name, tensor in tensors.items():
+            assert later.tensors[file][name].dtype == tensor.dtype
+            assert torch.equal(tensor, later.tensors[file][name])
 
 
 @pytest.mark.parametrize("name", ["one model", "tied weights", "parametrized", "16 bits", "half of it frozen"])

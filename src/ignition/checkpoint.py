@@ -101,11 +101,19 @@ class Content:
         state: Plain values, as `ignition.codec.encode` makes them.
         tensors: For each file without its ending ("model", "optimizer", "state") its tensors, on the CPU.
         parts: Of sharded tensors what this process has of them, in the same way; None where nothing is sharded.
+        rest: Works out what is still missing from the two: what can be done while the training goes on.
     """
 
     state: dict[str, Any]
     tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     parts: dict[str, dict[str, Part]] | None = None
+    rest: Callable[[], None] | None = None
+
+    def complete(self) -> None:
+        """Adds what is missing, once."""
+        if self.rest is not None:
+            self.rest()
+            self.rest = None
 
 
 def write(path: Path, content: Content) -> None:
@@ -153,6 +161,7 @@ def begin(path: Path) -> Path:
 
 def finish(path: Path, content: Content) -> None:
     """Writes the content into the folder that `begin` made, flushes the folder, and gives it its name."""
+    content.complete()
     partial = _partial(path)
     files, foreign = {}, {}
     for name, tensors in content.tensors.items():

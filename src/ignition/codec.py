@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from ignition.errors import CheckpointError
 from ignition.types import Stateful
 
-__all__ = ["decode", "encode", "give_back", "metric_of", "metrics_in", "restore_metrics"]
+__all__ = ["decode", "encode", "give_back", "metric_of", "metrics_in", "plain_copy", "restore_metrics"]
 
 _DTYPES = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 _STRIDED = torch.strided
+_CONSTANT = {int, float, str, bool, type(None)}
 _DEEPEST = 100  # what is written can be read: Python's own limits lie well above
 
 
@@ -42,6 +43,31 @@ def encode(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
         CheckpointError: If there is anything else in it, or it contains itself.
     """
     return _Encoder(tensors).encode(value, place, 0)
+
+
+def plain_copy(value: Any, tensors: dict[int, Tensor]) -> Any:
+    """`value` with dicts, lists and tuples of its own, so that it can be encoded while the training goes on.
+
+    That takes a fraction of the time of encoding it.
+
+    Args:
+        value: Nested dicts, lists and tuples.
+        tensors: Receives the tensors in it, which are not copied, by their ids.
+
+    Raises:
+        TypeError: If there is anything in it but tensors, none of them trained, and what nobody can change.
+    """
+    kind = type(value)
+    if kind is Tensor and not value.requires_grad:
+        tensors[id(value)] = value
+        return value
+    if kind in _CONSTANT:
+        return value
+    if kind is dict and {*map(type, value)} <= _CONSTANT:
+        return {key: plain_copy(item, tensors) for key, item in value.items()}
+    if kind is list or kind is tuple:
+        return kind([plain_copy(item, tensors) for item in value])
+    raise TypeError(f"{kind.__name__} is no plain value")
 
 
 def decode(

@@ -17,7 +17,7 @@ from ignition.data import keeps_place, length_of
 from ignition.errors import CheckpointError
 from ignition.structure import named
 
-__all__ = ["check_data", "check_model", "check_tensor", "checked_optimizers", "data_size", "key_in"]
+__all__ = ["check_data", "check_model", "check_tensor", "checked_optimizers", "data_size", "is_usual", "key_in"]
 
 # Types of several elements to a byte.
 _PACKED = {value for name, value in vars(torch).items() if re.fullmatch(r"u?int[1-7]|bits\w+", name)}
@@ -41,10 +41,15 @@ def data_size(loader: Any) -> dict[str, int | None]:
     }
 
 
+def is_usual(tensor: Tensor) -> bool:
+    """Whether a checkpoint can hold a tensor, for all that can be told at once: the training waits."""
+    return type(tensor) in _USUAL and tensor.layout is torch.strided and tensor.dtype in _WHOLE and not tensor.is_meta
+
+
 def check_tensor(name: str, tensor: Tensor) -> None:
     """Raises CheckpointError if a checkpoint cannot hold a tensor."""
-    if type(tensor) in _USUAL and tensor.layout is torch.strided and tensor.dtype in _WHOLE and not tensor.is_meta:
-        return  # at once: the training waits
+    if is_usual(tensor):
+        return
     problem = None
     if is_lazy(tensor):
         problem = "that of a lazy module, which has seen no batch yet"

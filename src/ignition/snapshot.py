@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from ignition import distributed
 from ignition.checkpoint import Content
-from ignition.codec import decode, encode, give_back, metric_of, restore_metrics
+from ignition.codec import decode, encode, give_back, metric_of, plain_copy, restore_metrics
 from ignition.errors import CheckpointError
 from ignition.loader_place import place_of
-from ignition.matching import check_data, check_model, check_tensor, checked_optimizers, data_size, key_in
+from ignition.matching import check_data, check_model, check_tensor, checked_optimizers, data_size, is_usual, key_in
 from ignition.modes import is_frozen, set_frozen
 from ignition.position import Position
 from ignition.process_state import gathered, generators_from, means_from, moved_position, own_part, parts_in
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 __all__ = ["apply", "capture", "settings_of"]
 
 
-def capture(training: Training, copy_tensors: Callable[[str, dict[str, Tensor]], dict[str, Tensor]]) -> Content | None:
+def capture(
+    training: Training,
+    copy_tensors: Callable[[str, dict[str, Tensor]], dict[str, Tensor]],
+    at_once: bool = True,
+) -> Content | None:
     """Everything from which a training can go on as if it had never stopped.
 
     Of many processes the first one gets it, and the others None, or their parts of what is sharded; all of them are
@@ -38,6 +42,7 @@ def capture(training: Training, copy_tensors: Callable[[str, dict[str, Tensor]],
         training: Between two steps.
         copy_tensors: ``copy_tensors(file, tensors)``: the tensors on the CPU; copies that share no memory with the
             training if that goes on before the content is written.
+        at_once: False leaves to `Content.complete` what can be worked out while the training goes on.
 
     Raises:
         CheckpointError: If there is something in the models, ``trainer.state`` or a callback that a checkpoint
@@ -46,22 +51,19 @@ def capture(training: Training, copy_tensors: Callable[[str, dict[str, Tensor]],
     trainer = training.trainer
     training.processes.reshard()
     own_tensors: dict[str, Tensor] = {}
-    number = distributed.rank()
+    number, generators = distributed.rank(), _generators(training)
+    own = {"loader": _loader_state(training), "means": training.means.state_dict(), "state": trainer.state}
+    if distributed.world_size() > 1:  # else that can wait, since nobody changes them
+        own["generators"] = generators
     mine = {
-        name: encode(value, own_tensors, f"process{number}.{name}" if number else name)
-        for name, value in {
-            "loader": _loader_state(training),
-            "means": training.means.state_dict(),
-            "state": trainer.state,
-            "generators": _generators(training),
-        }.items()
+        name: encode(value, own_tensors, f"process{number}.{name}" if number else name) for name, value in own.items()
     }
     shared, is_sharded = gathered(mine, own_tensors), training.processes.sharded is not None
     if shared is None and not is_sharded:
         return None
     theirs, their_tensors = shared or ([], {})
     model: dict[str, Tensor] = {}
-    optimizers: dict[str, Tensor] = {}
+    optimizers = _Optimizers({name: one.state_dict() for name, one in named(trainer.optimizer).items()}, is_sharded)
     others: dict[str, Tensor] = {**own_tensors, **their_tensors}
     extra: dict[str, Any] = {}
     for name, module in named(trainer.model).items():
@@ -89,10 +91,7 @@ def capture(training: Training, copy_tensors: Callable[[str, dict[str, Tensor]],
         "history": trainer.history.state_dict(),
         "seconds": training.elapsed(),
         "scales": encode(training.scales(), others, "scales"),
-        "optimizers": {
-            name: encode(one.state_dict(), optimizers, f"optimizer{suffix(name)}")
-            for name, one in named(trainer.optimizer).items()
-        },
+        "optimizers": optimizers.encoded,
         "callbacks": {
             name: encode(callback.state_dict(), others, f"callback.{name}")
             for name, callback in _by_name(trainer.callbacks)
@@ -105,13 +104,24 @@ def capture(training: Training, copy_tensors: Callable[[str, dict[str, Tensor]],
         "frozen": frozen,
         **mine,
     }
-    files = {"model": model, "optimizer": optimizers, "state": others}
-    for name, tensor in (*optimizers.items(), *others.items()):
+    files = {"model": model, "optimizer": optimizers.tensors, "state": others}
+    for name, tensor in others.items():
         check_tensor(name, tensor)
     parts = parts_in(files, copy_tensors) if is_sharded else None
     if shared is None:  # the first process has the rest
         return Content({}, {}, parts)
-    return Content(state, {file: copy_tensors(file, tensors) for file, tensors in files.items()}, parts)
+    content = Content(state, {file: copy_tensors(file, tensors) for file, tensors in files.items()}, parts)
+
+    def rest() -> None:
+        if "generators" not in state:
+            state["generators"] = encode(generators, content.tensors["state"], "generators")
+        if optimizers.encoded is None:
+            optimizers.complete(content)
+
+    content.rest = rest
+    if at_once:
+        content.complete()
+    return content
 
 
 def apply(training: Training, content: Content, source: str) -> None:
@@ -185,6 +195,41 @@ def apply(training: Training, content: Content, source: str) -> None:
             expected="what Ignition wrote, for the same script",
             fix="use another checkpoint",
         ) from error
+
+
+class _Optimizers:
+    """The states of optimizers; while the training waits they are encoded only where that cannot be done after it.
+
+    Attributes:
+        encoded: What `encode` makes of them, by name; None if that can wait, since all is plain.
+        tensors: Those in them, by the names that they have in the file; if it can wait, by their places.
+    """
+
+    def __init__(self, states: dict[str, Any], is_sharded: bool) -> None:
+        self.encoded: dict[str, Any] | None = None
+        self._plain: dict[int, Tensor] = {}
+        try:
+            self._states = plain_copy(states, self._plain)
+            can_wait = not is_sharded and all(map(is_usual, self._plain.values()))
+        except (TypeError, RecursionError):
+            can_wait = False
+        self.tensors = {str(place): tensor for place, tensor in enumerate(self._plain.values())}
+        if not can_wait:
+            self.encoded, self.tensors = _encoded_optimizers(states)
+
+    def complete(self, content: Content) -> None:
+        """Gives a content that has copies of the tensors the names, and all else that is in the states."""
+        content.state["optimizers"], tensors = _encoded_optimizers(self._states)
+        copies = dict(zip(self._plain, content.tensors["optimizer"].values(), strict=True))
+        content.tensors["optimizer"] = {name: copies[id(tensor)] for name, tensor in tensors.items()}
+
+
+def _encoded_optimizers(states: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    tensors: dict[str, Tensor] = {}
+    encoded = {name: encode(state, tensors, f"optimizer{suffix(name)}") for name, state in states.items()}
+    for name, tensor in tensors.items():
+        check_tensor(name, tensor)
+    return encoded, tensors
 
 
 def _refill(trainer: Any, name: str, content: Any) -> None:

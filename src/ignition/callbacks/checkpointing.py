@@ -362,7 +362,7 @@ class Checkpoint(Callback):
         if improved and self.best is not None:
             self.best_value, self.best_path = trainer.history.latest(self.best), path  # part of what is saved
         try:
-            content = capture(trainer.training, self._writer.copy)
+            content = capture(trainer.training, self._writer.copy, at_once=False)
         except BaseException:
             self.best_value, self.best_path = best
             raise
