@@ -152,6 +152,38 @@ def put_back(folder: str) -> None:
         assert any(value.any() for value in state.values())
 
 
+def gathers(folder: str, strategy: str, stop: str = "never") -> None:
+    """A train function that steps every third time by itself, killed after some steps or run to its end."""
+    seed_everything(0)
+    x, y = torch.randn(48, 6), torch.randint(3, (48,))
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+
+    def train_fn(model, x, y):
+        loss = crossentropy_loss(model(x), y) / 3
+        loss.backward()
+        if (trainer.step + 1) % 3 == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+        return {"loss": loss}
+
+    batch = 12 // distributed.world_size()
+    loader = TensorLoader(x, y, batch_size=batch, shuffle=True)
+    trainer = Trainer(model, optimizer, train_fn, loader, strategy=strategy, seed=0, progress=False)
+    trainer.callbacks = [Checkpoint(Path(folder) / "checkpoints", every=1, keep=1)]
+
+    @trainer.on("batch_begin")
+    def leave(trainer: Trainer) -> None:
+        if str(trainer.step) == stop:
+            sys.exit(7)
+
+    trainer.fit(epochs=3, resume=True)
+    weights = gather_weights({"model": trainer.model}, keep=True)["model"]
+    if distributed.is_main():
+        result = {name: tensor.tolist() for name, tensor in weights.items()}
+        (Path(folder) / "weights.json").write_text(json.dumps(result))
+
+
 def read_result(path: Path) -> dict[str, dict[str, object]]:
     return json.loads(path.read_text())
 
@@ -210,6 +242,27 @@ def test_what_two_processes_have_left_any_number_goes_on_from(tmp_path, one_proc
     run_processes(resumed, 2, cut, "fsdp", folder=cut)
 
     assert read_result(cut / "resumed.json") == read_result(whole_run / "resumed.json")  # to the bit
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*took no step")
+@pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
+def test_gradients_gathered_by_hand_are_not_lost_in_a_restart(tmp_path, strategy):
+    one, many, cut = (tmp_path / name for name in ("one", "many", "cut"))
+    for folder in (one, many, cut):
+        folder.mkdir()
+    gathers(str(one), "auto")
+    run_processes(gathers, 2, many, strategy, folder=many)
+    finished = run_processes(
+        gathers, 2, cut, strategy, "4", folder=cut, check=False
+    )  # one step after that of an optimizer
+    assert [one.status for one in finished] == [7, 7]
+
+    run_processes(gathers, 2, cut, strategy, folder=cut)
+
+    assert read_result(cut / "weights.json") == read_result(many / "weights.json")  # to the bit
+    for name, values in read_result(one / "weights.json").items():
+        assert torch.tensor(read_result(many / "weights.json")[name]).sub(torch.tensor(values)).abs().max() < 1e-5
 
 
 @pytest.mark.slow

@@ -157,8 +157,8 @@ def shard(
 ) -> Sharded:
     """Shards models in place, with what their optimizers keep of them, and the averages of them.
 
-    Parameters and buffers, the optimizers' memory and the averages become those of the first process. The optimizers
-    stay the same objects: their groups hold the sharded parameters now. All processes must call it.
+    Parameters, their gradients and buffers, the optimizers' memory and the averages become those of the first process.
+    The optimizers stay the same objects: their groups hold the sharded parameters now. All processes must call it.
 
     Args:
         models: An ``nn.Module``, or a list, tuple or dict of them, on the device.
@@ -180,6 +180,12 @@ def shard(
     for kept in averages:
         states += _tensors(kept)
     states += [value for _, value in memory if isinstance(value, Tensor)]
+    gradients = {
+        id(one): one.grad
+        for _, _, one in _parameters(models)
+        if one.grad is not None and one.grad.layout is torch.strided
+    }
+    states += gradients.values()
     _check_alike(mesh, [f"{tuple(one.shape)} {one.dtype} {one.requires_grad}" for one in states], memory)
     sharded = Sharded(models, options, mesh)
     for one in states:
@@ -196,6 +202,8 @@ def shard(
             _settle(averaged.module)
     after = {(name, path): parameter for name, path, parameter in _parameters(models)}
     renewed = {id(old): after[name, path] for name, path, old in before}
+    for key, gradient in gradients.items():
+        renewed[key].grad = shard_like(gradient, renewed[key])  # a step may still be to use it
     for optimizer in named(optimizers).values():
         if isinstance(optimizer, Optimizer):
             _point_to(optimizer, renewed)
