@@ -220,7 +220,7 @@ def test_a_plain_copy_has_containers_of_its_own_and_the_very_tensors():
         {1, 2}, np.zeros(2), np.float64(1), torch.ones(2, requires_grad=True), nn.Parameter(torch.ones(1)),
         collections.OrderedDict(a=1), {(1, 2): 3}, {torch.zeros(1): 0}, torch.float32, 1j, bytearray(b"a"), object(),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_what_is_not_plain_is_not_copied(value):
     for nested in (value, [value], {"a": (value,)}):
