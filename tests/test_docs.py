@@ -21,7 +21,6 @@ import ignition
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if path.name != "recipes.md")  # tests/test_gallery.py has that one
 RUN = [page for page in PAGES if any(block.language == "python" and block.kind is None for block in blocks(page))]
-BENCH = ROOT / ".venv-bench" / "bin" / "python"  # where the other libraries are, after `make bench`
 NEEDS = {"guides/processes": "ignition.distributed"}
 NETWORK = re.compile(r"""(?:src|href)=["']?(?:https?:)?//[^"'\s>]+|@import|url\(["']?(?:https?:)?//""")
 
@@ -39,9 +38,9 @@ def alone(folder: Path) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "KERAS_HOME": str(folder)}
 
 
-def python(script: Path, interpreter: Path | str = sys.executable) -> str:
+def python(script: Path) -> str:
     """What a script prints, run as a file in its own folder."""
-    command, folder = [interpreter, script.name], script.parent
+    command, folder = [sys.executable, script.name], script.parent
     done = subprocess.run(command, cwd=folder, env=alone(folder), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -140,16 +139,9 @@ def test_the_code_of_another_library_is_python(page: Path, block: Block) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "block"), marked("other"), ids=lambda value: getattr(value, "about", None))
 def test_the_code_of_another_library_runs_and_learns_as_much(page: Path, block: Block, tmp_path: Path) -> None:
-    interpreter: Path | str = sys.executable
-    if block.about != "torch":
-        if not BENCH.exists():
-            pytest.skip("the other libraries are installed by `make bench`")
-        if not list(BENCH.parents[1].glob(f"lib/python3*/site-packages/{block.about}")):
-            pytest.skip(f"{block.about} is not in .venv-bench")
-        interpreter = BENCH
     (before,) = (other for other in blocks(page) if other.mark == f"before: {block.about}")
     (tmp_path / "script.py").write_text(before.text + "\n" + block.text, encoding="utf-8")
-    *_, last = python(tmp_path / "script.py", interpreter).splitlines()
+    *_, last = python(tmp_path / "script.py").splitlines()
     word, value = last.split()
     assert word == "accuracy"
     assert float(value) > 0.8  # the loops by hand and ours reach 0.9 and more; a third would be chance
