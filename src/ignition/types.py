@@ -15,7 +15,7 @@ Model = TypeVar("Model")
 Batch: TypeAlias = Any
 """One item of a loader: a tuple or list is unpacked into the function's arguments, anything else passed whole."""
 
-Metrics: TypeAlias = "Mapping[str, Any] | Tensor | float | None"
+Metrics: TypeAlias = Mapping[str, Any] | Tensor | float | None
 """What a function returns: metrics by name, one scalar (the loss), or nothing."""
 
 TrainFn: TypeAlias = Callable[..., Metrics]
