@@ -227,6 +227,14 @@ def test_afterwards_each_model_has_the_forward_that_it_had(error):
     assert patched.forward is own
 
 
+def test_a_model_under_two_names_is_noted_once_a_call():
+    model = Doubling()
+    with forwards(silent({"student": model, "teacher": model})) as calls:
+        model(torch.ones(1))
+    assert [call.model for call in calls] == [model]
+    assert "forward" not in vars(model)
+
+
 # What is input, what is label
 
 

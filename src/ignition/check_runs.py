@@ -125,7 +125,7 @@ def train_on(
 def forwards(trainer: Trainer[Any]) -> Iterator[list[Call]]:
     """Notes the calls of the models inside the block, those of ``model.forward(x)`` too."""
     calls: list[Call] = []
-    models = list(named(trainer.model).values())
+    models = list(dict.fromkeys(named(trainer.model).values()))  # each once, under however many names
     before = [(vars(model), vars(model).get("forward")) for model in models]
     for model in models:
         vars(model)["forward"] = _noted(model, model.forward, calls)
