@@ -131,8 +131,8 @@ def gathered(tensor: Tensor, keep: bool) -> Tensor | None:
         keep: Whether this process wants it; the others let it go at once.
     """
     if isinstance(tensor, DTensor):
-        whole = _whole(tensor.detach())
-        return whole.to("cpu") if keep else None
+        whole, alone = _whole(tensor.detach()), tensor.device_mesh.size() == 1  # whose part is the whole itself
+        return whole.to("cpu", copy=alone) if keep else None
     return tensor.detach().to("cpu", copy=True) if keep else None
 
 
