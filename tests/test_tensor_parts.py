@@ -45,18 +45,6 @@ def written(folder: Path, count: int, kind: str = "model") -> dict[str, Any]:
     return json.loads(json.dumps(described))
 
 
-def test_rows_are_spread_as_chunks_of_torch() -> None:
-    for length in range(12):
-        for count in range(1, 6):
-            chunks = [len(one) for one in torch.arange(length).chunk(count)] if length else []
-            expected = chunks + [0] * (count - len(chunks))
-            spans = [span(length, rank, count) for rank in range(count)]
-            assert [found for _, found in spans] == expected
-            assert [start for start, found in spans if found] == [
-                sum(expected[:i]) for i, e in enumerate(expected) if e
-            ]
-
-
 @pytest.mark.parametrize("count", [1, 2, 3, 9])
 def test_what_some_processes_wrote_is_read_whole_by_one_to_the_bit(count: int, tmp_path: Path) -> None:
     described = written(tmp_path, count)
