@@ -27,7 +27,8 @@ def gather_weights(models: Any, keep: bool) -> Weights | None:
     hold no more than one whole tensor at a time.
 
     Args:
-        models: An ``nn.Module``, or a list, tuple or dict of them; sharded or not.
+        models: An ``nn.Module``, or a list, tuple or dict of them; sharded or not. The keys of one from
+            ``torch.compile`` are those of the model inside it.
         keep: Whether this process wants them.
 
     Returns:
@@ -40,7 +41,8 @@ def gather_weights(models: Any, keep: bool) -> Weights | None:
                 part.reshard()
     copies: dict[int, Tensor | None] = {}
     weights: Weights = {}
-    states = {name: model.state_dict(keep_vars=True) for name, model in named(models).items()}
+    plain = {name: getattr(model, "_orig_mod", model) for name, model in named(models).items()}  # of compiled ones
+    states = {name: model.state_dict(keep_vars=True) for name, model in plain.items()}
     for name, state in states.items():
         mine: OrderedDict[str, Any] = OrderedDict()
         for key, value in state.items():
