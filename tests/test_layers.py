@@ -117,6 +117,11 @@ def test_importing_ignition_loads_nothing_heavy():
     assert not [name for name in loaded if name.startswith("torch.distributed")]
 
 
+def test_every_module_has_a_test_file_of_its_own():
+    named = {f"test_{path.stem}" for path in MODULES.values() if path.stem != "__init__"}
+    assert named - {path.stem for path in Path(__file__).parent.glob("test_*.py")} == set()
+
+
 def test_every_module_is_short_enough_to_read():
     lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
     assert {name: length for name, length in lengths.items() if length > 400} == {}
