@@ -148,9 +148,11 @@ def test_a_compiled_model_has_the_names_of_the_model_inside_it(shards: bool) -> 
         expected = copy.deepcopy(model.state_dict())
         compiled = torch.compile(model, backend="eager")
         if shards:
-            fully_shard(compiled, mesh=mesh)
+            fully_shard(compiled, mesh=mesh, reshard_after_forward=False)
+        compiled.eval()(torch.ones(2, 4))
         (found,) = gather_weights(compiled, keep=True).values()
         assert_same(found, expected)
+        assert all(isinstance(one, DTensor) is shards for one in compiled.parameters())
 
 
 # Given back
