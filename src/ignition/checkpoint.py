@@ -203,11 +203,8 @@ def read(path: Path) -> Content:
     """
     path = folder_of(path)
     if not path.exists():
-        raise CheckpointError(
-            f"there is no checkpoint {path}",
-            "a folder that save or Checkpoint wrote",
-            "look for a slip in the path",
-        )
+        fix = "look for a slip in the path"
+        raise CheckpointError(f"there is no checkpoint {path}", "a folder that save or Checkpoint wrote", fix)
     body = _read_state(path)
     tensors = {}
     for file, checksum in body["checksums"].items():
