@@ -57,6 +57,8 @@ class Fault:
         if self.kind == "raise":
             raise ZeroDivisionError("the fault of this test")
         if self.kind == "kill":
+            # Until what a loader worker has sent is taken: its tensors go through a socket, which would be reset.
+            time.sleep(1 if place == "worker" else 0)
             os.kill(os.getpid(), signal.SIGKILL)
         for _ in range(self.times):
             os.kill(os.getpid(), getattr(signal, self.kind))
