@@ -23,6 +23,12 @@ def seconds():
     return CLOCK["seconds"]
 
 
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """For the test files that import it."""
+    monkeypatch.setattr("ignition.training_checks.perf_counter", seconds)
+
+
 def data(samples=60, offset=0):
     generator = torch.Generator().manual_seed(1 + offset)
     x = torch.randn(samples, 4, generator=generator)

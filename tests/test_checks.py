@@ -16,9 +16,9 @@ from checking import (
     OVERFIT,
     STAY,
     Net,
+    clock,  # noqa: F401
     data,
     failures,
-    seconds,
     skipped,
     trainer_of,
 )
@@ -38,11 +38,6 @@ from ignition.background import Writer
 from ignition.callbacks import Checkpoint, LinearDecay, Warmup
 from ignition.errors import ArgumentError, BatchError
 from ignition.snapshot import capture
-
-
-@pytest.fixture(autouse=True)
-def clock(monkeypatch):
-    monkeypatch.setattr("ignition.training_checks.perf_counter", seconds)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ And the site builds, strictly, without a network. `tests.pages` says how the blo
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import inspect
 import os
 import re
@@ -21,7 +21,6 @@ import ignition
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if path.name != "recipes.md")  # tests/test_gallery.py has that one
 RUN = [page for page in PAGES if any(block.language == "python" and block.kind is None for block in blocks(page))]
-NEEDS = {"guides/processes": "ignition.distributed"}
 NETWORK = re.compile(r"""(?:src|href)=["']?(?:https?:)?//[^"'\s>]+|@import|url\(["']?(?:https?:)?//""")
 
 
@@ -60,9 +59,6 @@ def test_every_block_is_read_and_its_mark_is_known(page: Path) -> None:
 def test_the_blocks_run_in_order_and_print_what_the_page_says(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    needed = NEEDS.get(name_of(page), "torch")
-    if importlib.util.find_spec(needed) is None:
-        pytest.skip(f"{needed} is not there")
     monkeypatch.chdir(tmp_path)
     assert run_in_order(page, lambda: capsys.readouterr().out) > 0
 

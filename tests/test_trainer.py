@@ -8,35 +8,13 @@ import threading
 
 import pytest
 import torch
+from quiet import first_value, nothing, quiet
 from torch import nn
 
 from ignition import Callback, History, Trainer, freeze, predict_on_batch
 from ignition.callbacks import LinearDecay
 from ignition.errors import ArgumentError, FunctionError, HyperparameterError, IgnitionWarning
 from ignition.running import running
-from ignition.structure import named
-
-
-def quiet(train_fn, loader, *evaluation, model=None, optimizer=None, **settings):
-    """A silent Trainer on the CPU, by default of a model with the optimizer's parameters and no others."""
-    if model is None:
-        model = nn.Identity()
-        model.trained = nn.ParameterList(trained_by(optimizer))
-    return Trainer(model, optimizer, train_fn, loader, *evaluation, device="cpu", progress=False, **settings)
-
-
-def trained_by(optimizers):
-    groups = [group for one in named(optimizers).values() for group in getattr(one, "param_groups", ())]
-    return [parameter for group in groups for parameter in group["params"]]
-
-
-def nothing(model, *batch):
-    """A train or eval function that does nothing."""
-
-
-def first_value(model, x):
-    return {"loss": x[0]}
-
 
 X = [torch.zeros(2, 3)]
 

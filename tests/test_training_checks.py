@@ -10,11 +10,11 @@ from checking import (
     OVERFIT,
     RESUME,
     Net,
+    clock,  # noqa: F401
     data,
     fails_alone,
     failures,
     planted,
-    seconds,
     skipped,
     trainer_of,
 )
@@ -22,11 +22,6 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from ignition import crossentropy_loss, fit_on_batch, sanity_checks
-
-
-@pytest.fixture(autouse=True)
-def clock(monkeypatch):
-    monkeypatch.setattr("ignition.training_checks.perf_counter", seconds)
 
 
 def planted_labels_that_are_shuffled():
