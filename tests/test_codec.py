@@ -240,6 +240,67 @@ def test_classes_of_their_own_come_back_as_what_they_are_made_of():
     assert back[4].requires_grad
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        collections.deque([1, (2,)]),
+        collections.deque([torch.ones(2)], maxlen=3),
+        collections.Counter("hello"),
+        collections.Counter({1: 2, (1, 2): 3}),
+        collections.OrderedDict([("b", 1), (3, [2.0])]),
+        collections.defaultdict(int, {"a": 1, 2: 3}),
+        collections.defaultdict(list, a=[torch.ones(1)]),
+        collections.defaultdict(None),
+        torch.Size([2, 3]),
+        (1, [2], {3}, frozenset({4}), {"a": ()}),
+    ],
+    ids=repr,
+)
+def test_containers_of_collections_come_back_as_what_they_are(value):
+    tensors = {}
+    back = decode(json.loads(json.dumps(encode([value], tensors, "it", exact=True))), tensors)[0]
+    assert type(back) is type(value)
+    assert repr(back) == repr(value)  # with maxlen, the factory, and the order
+
+
+Point = collections.namedtuple("Point", "x y")
+
+
+class OwnList(list):
+    pass
+
+
+class Maps(collections.UserDict):
+    pass
+
+
+@pytest.mark.parametrize("value", [Point(1, 2), OwnList([1]), Maps(a=1)])
+def test_a_container_of_another_class_is_refused_where_it_has_to_come_back_exactly(value):
+    with pytest.raises(CheckpointError, match=rf"(?s)it\.a is a {type(value).__name__}, .*plain.*to do: put dict"):
+        encode({"a": value}, {}, "it", exact=True)
+
+
+@pytest.mark.parametrize("factory", [lambda: 0, Point, torch.zeros])
+def test_a_factory_that_no_checkpoint_can_name_is_refused(factory):
+    with pytest.raises(CheckpointError, match=r"(?s)it is a defaultdict of .*one of None, int"):
+        encode(collections.defaultdict(factory), {}, "it")
+
+
+def test_what_an_object_makes_of_its_state_is_its_own_affair():
+    class Keeping:
+        def state_dict(self):
+            return {"point": Point(1, 2)}
+
+        def load_state_dict(self, state):
+            self.point = state["point"]
+
+    there, objects = Keeping(), []
+    encoded = encode({"it": Keeping(), "list": [1]}, {}, "it", exact=True)
+    decode(encoded, {}, {"it": there}, objects)
+    give_back(objects)
+    assert there.point == (1, 2)
+
+
 class Counter:
     def __init__(self, count=0):
         self.count = count
@@ -325,7 +386,6 @@ def test_a_metric_goes_on_with_what_it_has_gathered(place, used_before):
         object(),
         print,
         nn.Linear,  # the class
-        collections.deque([1]),
         (number for number in ()),
         np.array([object()]),
         np.array(["text"]),

@@ -23,7 +23,8 @@ ORDER = """
     capturable granted side_effects step_graphs predictions
     ranking plots figures records markup history notebook progress weights lr_finder
     report arguments goal passes loader_place loader_advice
-    codec checkpoint tensor_parts sharded_checkpoint pretrained checkpoint_folder lock signals background
+    gathered_metrics in_place codec sampler_memory epoch_start
+    checkpoint tensor_parts sharded_checkpoint pretrained checkpoint_folder lock signals background
     callbacks.base matching process_state snapshot callbacks.lr_schedule callbacks.schedule callbacks.warmup
     callbacks.schedules callbacks.saving callbacks.stopping callbacks.averaging callbacks.display callbacks.logging
     callbacks.profiling callbacks.tracking callbacks.tensorboard_folder callbacks.mlflow_run callbacks.wandb_file

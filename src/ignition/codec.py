@@ -9,7 +9,9 @@ from __future__ import annotations
 import base64
 import math
 import reprlib
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Mapping
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -17,32 +19,36 @@ import torch
 from torch import Tensor, nn
 
 from ignition.errors import CheckpointError
+from ignition.gathered_metrics import metrics_in, restore_metrics
+from ignition.in_place import Staying, fill
 from ignition.types import Stateful
 
-__all__ = ["decode", "encode", "give_back", "metric_of", "metrics_in", "plain_copy", "restore_metrics"]
+__all__ = ["decode", "encode", "give_back", "plain_copy"]
 
 _DTYPES = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 _STRIDED = torch.strided
 _CONSTANT = {int, float, str, bool, type(None)}
+_SAME = {int, str, bool, type(None)}  # what JSON holds as it is
 _DEEPEST = 100  # what is written can be read: Python's own limits lie well above
 
 
-def encode(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
+def encode(value: Any, tensors: dict[str, Tensor], place: str, exact: bool = False) -> Any:
     """`value` as something that JSON can hold.
 
-    Takes None, booleans, numbers, strings, bytes, lists, tuples, sets, dicts with any keys, arrays and numbers of
-    numpy, dtypes and devices of torch, tensors, and objects with ``state_dict`` (of which the state is kept; of
-    torchmetrics' metrics what they have gathered so far).
+    Takes None, booleans, numbers, strings, bytes, lists, tuples, sets, dicts with any keys, the containers of
+    ``collections``, arrays and numbers of numpy, dtypes, devices and sizes of torch, tensors, and objects with
+    ``state_dict`` (of which the state is kept; of torchmetrics' metrics what they have gathered so far).
 
     Args:
         value: What to encode.
         tensors: Receives the tensors, as they are: copies are the caller's.
         place: What the value is called, for the names of the tensors and for messages.
+        exact: Whether a container of some class of its own is refused, which would come back as a plain one.
 
     Raises:
         CheckpointError: If there is anything else in it, or it contains itself.
     """
-    return _Encoder(tensors).encode(value, place, 0)
+    return _Encoder(tensors, exact).encode(value, place, 0)
 
 
 def plain_copy(value: Any, tensors: dict[int, Tensor]) -> Any:
@@ -82,8 +88,9 @@ def decode(
     Args:
         value: What `encode` returned, after a way through JSON.
         tensors: The tensors by name.
-        present: What stands now where the value belongs: objects and parameters in it stay.
-        objects: Receives each of those that stay with the state that it is to take back, for `give_back`.
+        present: What stands now where the value belongs. Where `objects` is given, what can take back what was saved
+            stays: objects, containers, tensors and arrays of the same kind and form.
+        objects: Receives each of those that stay with what it is to take back, for `give_back`.
         device: Where tensors go that were on an accelerator; None leaves them on the CPU.
 
     Raises:
@@ -102,45 +109,24 @@ def decode(
 
 
 def give_back(objects: list[tuple[Any, Any]]) -> None:
-    """Has objects take back the states that `decode` found for them."""
+    """Has what stays take back what `decode` found for it."""
     for one, state in objects:
-        if isinstance(one, Tensor):
-            with torch.no_grad():
-                one.copy_(state)
+        if not isinstance(state, _State):
+            fill(one, state)
             continue
         one.load_state_dict(state["state"])
         if isinstance(one, nn.Module):
             restore_metrics(one, state["metrics"])
 
 
-def metrics_in(module: nn.Module) -> dict[str, Any]:
-    """What torchmetrics' metrics in a module (or that it is) have gathered, which their ``state_dict`` leaves out."""
-    return {path: found for path, part in module.named_modules() if (found := metric_of(part)) is not None}
-
-
-def metric_of(part: nn.Module) -> dict[str, Any] | None:
-    """What a module has gathered that is one of torchmetrics' metrics; None of any other."""
-    if not hasattr(type(part), "metric_state"):  # of the class: a module that lacks it would look for long
-        return None
-    values: Any = part.metric_state  # that of a collection brings its members up to date
-    if not isinstance(values, Mapping) or not hasattr(part, "_update_count"):
-        return None
-    return {"values": dict(values), "count": part._update_count}
-
-
-def restore_metrics(module: nn.Module, gathered: Mapping[str, Any]) -> None:
-    """Puts back what `metrics_in` returned."""
-    parts: dict[str, Any] = dict(module.named_modules())
-    for path, one in gathered.items():
-        if path in parts:
-            for name, value in one["values"].items():
-                setattr(parts[path], name, value)
-            parts[path]._update_count, parts[path]._computed = one["count"], None
+class _State(dict[str, Any]):
+    """What an object is to take back."""
 
 
 class _Encoder:
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
+    def __init__(self, tensors: dict[str, Tensor], exact: bool) -> None:
         self.tensors = tensors
+        self.exact = exact
         self.known: dict[int, Any] = {}  # the mark of each tensor, by its id
         self.held: list[Tensor] = []  # those that `tensors` does not hold, so that their ids stay their own
 
@@ -169,7 +155,7 @@ class _Encoder:
             return value if math.isfinite(value) else _marked("float", repr(value))
         if isinstance(value, Tensor):
             return self._tensor(value, place)
-        if isinstance(value, (list, tuple, set, frozenset, Mapping)):
+        if isinstance(value, (list, tuple, set, frozenset, Mapping, deque)):
             return self._container(value, place, depth + 1)
         if isinstance(value, (int, float)):  # of some class of its own
             return self.encode(int(value) if isinstance(value, int) else float(value), place, depth)
@@ -184,7 +170,10 @@ class _Encoder:
         if isinstance(value, Stateful) and not isinstance(value, type):
             metrics = metrics_in(value) if isinstance(value, nn.Module) else {}
             state = {"state": value.state_dict(), "metrics": metrics}
-            return _marked("object", self.encode(state, place, depth + 1))
+            exact, self.exact = self.exact, False  # what it makes of its state is its own affair
+            encoded = self.encode(state, place, depth + 1)
+            self.exact = exact
+            return _marked("object", encoded)
         raise CheckpointError(
             f"{place} is a {type(value).__name__}, which a checkpoint cannot hold",
             expected="numbers, strings, None, tensors, arrays, lists, tuples and dicts of them, or objects with "
@@ -193,8 +182,17 @@ class _Encoder:
         )
 
     def _container(self, value: Any, place: str, depth: int) -> Any:
+        kind: Any = type(value)
+        if kind in _COLLECTIONS and (self.exact or kind is not OrderedDict):
+            return self._collection(value, place, depth)
+        if self.exact and kind not in _EXACT:
+            raise CheckpointError(
+                f"{place} is a {kind.__name__}, which would come back from a checkpoint as a plain container",
+                expected="dicts, lists, tuples and sets, or those of collections",
+                fix="put dict(it), tuple(it) or list(it) there, or an object with state_dict and load_state_dict",
+            )
         kinds = {*map(type, value)}  # this takes no step of Python's for each item
-        if type(value) is dict or isinstance(value, Mapping):
+        if kind is dict or isinstance(value, Mapping):
             if (kinds <= {str} or all(issubclass(kind, str) for kind in kinds)) and "$" not in value:
                 return {str.__str__(key): self.encode(item, f"{place}.{key}", depth) for key, item in value.items()}
             pairs = []
@@ -205,11 +203,28 @@ class _Encoder:
         if isinstance(value, (set, frozenset)):
             kind = "set" if isinstance(value, set) else "frozenset"
             return _marked(kind, [self.encode(item, place, depth) for item in sorted(value, key=repr)])
-        if kinds <= {int}:  # as the 625 of the state of Python's generator
+        if kinds <= _SAME:  # as the 625 of the state of Python's generator
             items = list(value)
         else:
             items = [self.encode(item, f"{place}.{index}", depth) for index, item in enumerate(value)]
         return items if isinstance(value, list) else _marked("tuple", items)
+
+    def _collection(self, value: Any, place: str, depth: int) -> Any:
+        if isinstance(value, torch.Size):
+            return _marked("size", list(value))
+        if isinstance(value, deque):
+            return _marked("deque", [value.maxlen, self.encode(list(value), place, depth)])
+        pairs = self.encode(tuple(value.items()), place, depth)
+        if not isinstance(value, defaultdict):
+            return _marked("ordered" if isinstance(value, OrderedDict) else "counter", pairs)
+        makes = "None" if value.default_factory is None else getattr(value.default_factory, "__name__", "")
+        if makes not in _FACTORIES or _FACTORIES[makes] is not value.default_factory:
+            raise CheckpointError(
+                f"{place} is a defaultdict of {value.default_factory!r}, which a checkpoint cannot hold",
+                expected=f"one of {', '.join(_FACTORIES)}",
+                fix="use one of these, or a plain dict and setdefault",
+            )
+        return _marked("defaultdict", [makes, pairs])
 
     def _tensor(self, value: Tensor, place: str) -> Any:
         """The mark of a tensor: its name, whether it asks for a gradient, its device, the order of its dimensions."""
@@ -246,13 +261,22 @@ class _Decoder:
     ) -> None:
         self.tensors = tensors
         self.objects = objects
+        self.staying = None if objects is None else Staying(objects)
         self.device = device
         self.known: dict[str, Tensor] = {}
 
     def decode(self, value: Any, present: Any = None) -> Any:
+        """The value itself, or what is there and is to take it."""
+        found = self._decode(value, present)
+        if self.staying is None or not isinstance(value, (dict, list)):
+            return found
+        if isinstance(found, np.ndarray):
+            return self.staying.array(present, found)
+        return self.staying.container(present, found, value)
+
+    def _decode(self, value: Any, present: Any) -> Any:
         if isinstance(value, list):
-            here = present if isinstance(present, (list, tuple)) and len(present) == len(value) else [None] * len(value)
-            return [self.decode(item, now) for item, now in zip(value, here, strict=True)]
+            return self._items(value, present)
         if not isinstance(value, dict):
             return value
         now = present if isinstance(present, Mapping) else {}
@@ -264,11 +288,27 @@ class _Decoder:
         if kind == "tensor":
             return self._tensor(content, present)
         if kind == "dict":
-            keys = [self.decode(key) for key, _ in content]
-            return {key: self.decode(item, now.get(key)) for key, (_, item) in zip(keys, content, strict=True)}
+            return self._pairs(content, now)
+        if kind == "ordered":
+            return OrderedDict(self._pairs(content["$"][1], now, tuples=True))
+        if kind == "counter":
+            return Counter(self._pairs(content["$"][1], now, tuples=True))
+        if kind == "defaultdict":
+            return defaultdict(_FACTORIES[content[0]], self._pairs(content[1]["$"][1], now, tuples=True))
+        if kind == "deque":
+            return deque(self._items(content[1], present), content[0])
         if kind in _CONTAINERS:
-            return _CONTAINERS[kind](self.decode(content, present))
+            return _CONTAINERS[kind](self._items(content, present))
         return _KINDS[kind](content)
+
+    def _items(self, value: list[Any], present: Any) -> list[Any]:
+        ordered = isinstance(present, (list, tuple, deque)) and len(present) == len(value)
+        return [self.decode(item, now) for item, now in zip(value, present if ordered else repeat(None), strict=False)]
+
+    def _pairs(self, pairs: list[Any], now: Mapping[Any, Any], tuples: bool = False) -> dict[Any, Any]:
+        pairs = [pair["$"][1] for pair in pairs] if tuples else pairs
+        keys = [self._decode(key, None) for key, _ in pairs]
+        return {key: self.decode(item, now.get(key)) for key, (_, item) in zip(keys, pairs, strict=True)}
 
     def _object(self, content: Any, present: Any) -> Any:
         if not isinstance(present, Stateful) or isinstance(present, type) or self.objects is None:
@@ -280,7 +320,7 @@ class _Decoder:
         state = self.decode(content)
         if not isinstance(state, dict) or state.keys() != {"state", "metrics"}:
             raise ValueError("the state of an object")
-        self.objects.append((present, state))
+        self.objects.append((present, _State(state)))
         return present
 
     def _tensor(self, content: Any, present: Any) -> Tensor:
@@ -293,12 +333,10 @@ class _Decoder:
                 tensor = tensor.permute(order).contiguous().permute([order.index(axis) for axis in range(len(order))])
             if device != "cpu" and self.device is not None:
                 tensor = tensor.to(self.device)
-            self.known[name] = tensor.requires_grad_(requires_grad)
-        tensor = self.known[name]
-        if isinstance(present, nn.Parameter) and self.objects is not None and present.shape == tensor.shape:
-            self.objects.append((present, tensor))  # an optimizer may hold it
-            return present
-        return tensor
+            tensor = tensor.requires_grad_(requires_grad)
+            # One tensor in two places is one afterwards: what stands in the first of them.
+            self.known[name] = tensor if self.staying is None else self.staying.tensor(present, tensor)
+        return self.known[name]
 
 
 _CONTAINERS: dict[str, Callable[[Any], Any]] = {
@@ -306,6 +344,15 @@ _CONTAINERS: dict[str, Callable[[Any], Any]] = {
     "set": set,
     "frozenset": frozenset,
     "complex": lambda parts: complex(*parts),
+    "size": torch.Size,
+}
+
+_COLLECTIONS = {torch.Size, deque, OrderedDict, Counter, defaultdict}
+_EXACT = {dict, list, tuple, set, frozenset}
+_FACTORIES: dict[str, Any] = {
+    "None": None,
+    **{kind.__name__: kind for kind in (int, float, complex, bool, str, bytes, list, tuple, dict, set, frozenset)},
+    **{kind.__name__: kind for kind in (deque, OrderedDict, Counter)},
 }
 
 _KINDS: dict[str, Callable[[Any], Any]] = {

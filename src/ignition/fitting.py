@@ -14,6 +14,7 @@ from ignition.arguments import check_idle, check_not_empty
 from ignition.callbacks.checkpointing import Checkpoint
 from ignition.callbacks.schedules import bind_schedules
 from ignition.captured import warn_of_captured
+from ignition.codec import encode
 from ignition.data import batch_weight, items_of, iterate, sure_length
 from ignition.errors import ArgumentError
 from ignition.events import Events, check_callbacks
@@ -87,8 +88,10 @@ def _fit(
         _check_hyper(trainer)
         check_columns_can_come(trainer)
         _meet_test_batch(trainer)
-        if saver is not None and training.fit["number"] == 1:
-            warn_of_captured(trainer)
+        if saver is not None:
+            encode(trainer.state, {}, "trainer.state", exact=True)  # raises before the first batch, and not at a save
+            if training.fit["number"] == 1:
+                warn_of_captured(trainer)
         training.seed()
         for callback in trainer.callbacks:
             callback.prepare(trainer)
@@ -125,6 +128,8 @@ def _fit(
 @together()
 def save(training: Training, path: str | os.PathLike[str]) -> None:
     """Writes a checkpoint by hand: `Trainer.save`."""
+    if not training.epoch_is_read:
+        training.epoch_start.warn_if_lost(training.trainer.train_loader)
     # Not copied: nothing changes meanwhile.
     content = capture(training, lambda file, tensors: {name: one.cpu() for name, one in tensors.items()})
     if content is not None:

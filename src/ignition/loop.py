@@ -153,6 +153,7 @@ def _train_epoch(training: Training, goal: Goal) -> None:
             if ended:
                 progress.end()
                 warn_if_short(this)
+                training.epoch_start.read_out(this.batches)
             if ended or goal.evaluates_at(position.step):
                 begin_record(training, ended)
                 write_record(training, goal)

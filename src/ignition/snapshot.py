@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ignition import distributed
 from ignition.checkpoint import Content
-from ignition.codec import decode, encode, give_back, metric_of, plain_copy, restore_metrics
+from ignition.codec import decode, encode, give_back, plain_copy
 from ignition.errors import CheckpointError
-from ignition.loader_place import place_of
+from ignition.gathered_metrics import metric_of, restore_metrics
 from ignition.matching import check_data, check_model, check_tensor, checked_optimizers, data_size, is_usual, key_in
 from ignition.modes import is_frozen, set_frozen
 from ignition.position import Position
@@ -52,11 +52,16 @@ def capture(
     training.processes.reshard()
     own_tensors: dict[str, Tensor] = {}
     number, generators = distributed.rank(), _generators(training)
-    own = {"loader": _loader_state(training), "means": training.means.state_dict(), "state": trainer.state}
+    own = {
+        "loader": training.epoch_start.place(trainer.train_loader),
+        "means": training.means.state_dict(),
+        "state": trainer.state,
+    }
     if distributed.world_size() > 1:  # else that can wait, since nobody changes them
         own["generators"] = generators
     mine = {
-        name: encode(value, own_tensors, f"process{number}.{name}" if number else name) for name, value in own.items()
+        name: encode(value, own_tensors, f"process{number}.{name}" if number else name, exact=name == "state")
+        for name, value in own.items()
     }
     shared, is_sharded = gathered(mine, own_tensors), training.processes.sharded is not None
     if shared is None and not is_sharded:
@@ -84,6 +89,7 @@ def capture(
         "open": training.open_pass is not None,
         "pending": encode(_without_generators(training.pending), others, "pending"),
         "data": data_size(trainer.train_loader),
+        "order": training.epoch_start.state(trainer.train_loader, training.epoch_is_read, others),
         "processes": {"others": theirs},
         "unit": training.processes.unit,
         "seed": trainer.seed,
@@ -159,7 +165,9 @@ def apply(training: Training, content: Content, source: str) -> None:
             "pending": decode(state["pending"], others),
             "means": means_from(state, others),
             "position": position,
+            "order": decode(state["order"], others),
         }
+        training.epoch_start.check(trainer.train_loader, decoded["order"], source)
         generators = generators_from(state, others)
         trained, frozen, gradients = dict(state["trained"]), set(state["frozen"]), set(state["gradients"])
         type(trainer.history)().load_state_dict(history)  # raises where it is none
@@ -235,6 +243,8 @@ def _encoded_optimizers(states: Mapping[str, Any]) -> tuple[dict[str, Any], dict
 def _refill(trainer: Any, name: str, content: Any) -> None:
     """Gives a dict of the Trainer its content: the same dict, which functions may hold on to."""
     now = getattr(trainer, name)
+    if content is now:  # filled already
+        return
     if isinstance(now, dict) and isinstance(content, dict):
         now.clear()
         now.update(content)
@@ -384,9 +394,3 @@ def _generators(training: Training) -> dict[str, Any]:
     """The states of all generators: those from before an evaluation that is to be begun anew."""
     kept = None if training.pending is None else training.pending.get("generators")
     return training.generators.capture() if kept is None else kept
-
-
-def _loader_state(training: Training) -> Any:
-    """The place of a train loader that keeps it by itself."""
-    kept, loader = training.kept_place, training.trainer.train_loader
-    return kept.place if kept is not None and kept.loader is loader else place_of(loader)

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader
 
 from ignition import rng
 from ignition.data import drop_workers, keeps_place, rekeyed
+from ignition.epoch_start import EpochStart
 from ignition.events import Events
 from ignition.first_step import check_first_step
 from ignition.goal import Goal
 from ignition.loader_advice import Advisor
-from ignition.loader_place import KeptPlace, load_place
 from ignition.means import Means
 from ignition.passes import Pass, looking_ahead
 from ignition.position import Position
@@ -98,7 +98,7 @@ class Training:
         self._keyed: dict[str, tuple[Any, Any]] = {}
         self._scales: dict[str, Any] = {}
         self.generators = rng.Generators(trainer)
-        self.kept_place: KeptPlace | None = None  # where a loader was put back that keeps its place by itself
+        self.epoch_start = EpochStart()
         self._seconds = 0.0
         self._since: float | None = None
 
@@ -119,6 +119,11 @@ class Training:
             or (goal.last_epoch is not None and self.epochs_ended >= goal.last_epoch)
             or (goal.last_step is not None and self.position.step >= goal.last_step)
         )
+
+    @property
+    def epoch_is_read(self) -> bool:
+        """Whether the loader has come to the end of the epoch that was begun last."""
+        return self.open_pass is None or (self.pending is not None and self.pending["epoch_ended"])
 
     def elapsed(self) -> float:
         """The seconds since the last record, as far as they were spent in a fit."""
@@ -342,11 +347,9 @@ class Training:
         loader, position = self.trainer.train_loader, self.position
         this.total, this.length = (rounds_of(loader, position, "split", sure) for sure in (False, True))
         asked = perf_counter()
-        kept = self.kept_place if self.kept_place is not None and self.kept_place.loader is loader else None
-        # Starts its workers.
-        opened = None if kept is None else kept.open()
-        batches = part_of(self.source("train", loader), position, "split", opened, sure=this.length is not None)
-        self.kept_place = None
+        source, read = self.source("train", loader), position.batch + position.offset
+        opened = self.epoch_start.open(loader, position.epoch, read, is_keyed=source is not loader)
+        batches = part_of(source, position, "split", opened, sure=this.length is not None)
         this.data_seconds += perf_counter() - asked
         stream = isinstance(loader, DataLoader) and keeps_place(loader) is None
         if self.rules.accumulate > 1 and this.length is None and stream:
@@ -389,11 +392,7 @@ class Training:
         self._seconds = state["seconds"]
         self.means.load_state_dict(state["means"])
         self.pending = state["pending"]
-        self.open_pass = None
-        ended = not state["open"] or (self.pending is not None and self.pending["epoch_ended"])
-        placed = loader_state is not None
-        self.kept_place = load_place(self.trainer.train_loader, loader_state, ended) if placed else None
-        if state["open"]:
-            self.open_pass = self._new_pass()
-            if not ended:
-                self._read(self.open_pass)
+        self.open_pass = self._new_pass() if state["open"] else None
+        self.epoch_start.load(self.trainer.train_loader, state["order"], loader_state, self.epoch_is_read)
+        if self.open_pass is not None and not self.epoch_is_read:
+            self._read(self.open_pass)

@@ -1,0 +1,200 @@
+"""What the order of an epoch follows from besides the seed, as it was when the epoch began.
+
+An epoch that is taken up in its middle begins from there once more, and passes over what has been read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from ignition import rng
+from ignition.codec import encode
+from ignition.data import check_place_kept, keeps_place
+from ignition.errors import CheckpointError, warn
+from ignition.loader_place import KeptPlace, load_place, place_of
+from ignition.sampler_memory import SamplerMemory, own_samplers
+from ignition.tensor_loader import TensorLoader
+
+__all__ = ["EpochStart"]
+
+_MIDDLE = "the checkpoint is from the middle of an epoch"
+
+
+class EpochStart:
+    """The start of the epoch that is being read, or was read last.
+
+    Without a seed, torch's generator and those that the loader was given are kept too: from these a DataLoader and a
+    TensorLoader draw their order as the epoch begins.
+    """
+
+    def __init__(self) -> None:
+        self._kept: KeptPlace | None = None  # where a loader was put back that keeps its place by itself
+        self._loader: Any = None
+        self._epoch = 0
+        self._is_keyed = True
+        self._memory = SamplerMemory(None)
+        self._remembered: Any = {}
+        self._drawn_from: dict[str, Tensor] | None = None
+        self._drawn_until: dict[str, Tensor] | None = None
+
+    def open(self, loader: Any, epoch: int, read: int, is_keyed: bool) -> Iterator[Any] | None:
+        """Notes the start of an epoch, or goes on in one.
+
+        Args:
+            loader: The user's train loader.
+            epoch: Its number.
+            read: How many batches of it have been read.
+            is_keyed: Whether its order follows the seed.
+
+        Returns:
+            The batches that are left, where the loader has been put back, or has to read what is passed over; else
+            None.
+        """
+        kept, self._kept = self._kept, None
+        if kept is not None and kept.loader is loader:
+            return kept.open()
+        if read:
+            return self._gone_on(loader, read)
+        self._look_at(loader)
+        if self._memory:
+            if is_keyed and self._epoch == epoch:  # once more, after an error
+                self._memory.put_back(self._remembered)
+            self._remembered = self._memory.now()
+        self._epoch, self._is_keyed, self._drawn_until = epoch, is_keyed, None
+        self._drawn_from = None if is_keyed else _generators_of(loader)
+        return None
+
+    def read_out(self, batches: Iterator[Any]) -> None:
+        """Has a sampler of the user's come to its own end, where the number of batches told the epoch's before it."""
+        if self._memory:
+            next(batches, None)
+
+    def place(self, loader: Any) -> dict[str, Any] | None:
+        """Where a loader is that keeps its place by itself; None for any other."""
+        return self._kept.place if self._kept is not None and self._kept.loader is loader else place_of(loader)
+
+    def state(self, loader: Any, has_ended: bool, tensors: dict[str, Tensor]) -> dict[str, Any] | None:
+        """What a checkpoint holds of it; None where no epoch of this loader has been read.
+
+        Args:
+            loader: The user's train loader.
+            has_ended: Whether that epoch has been read to its end.
+            tensors: Receives the tensors.
+        """
+        if loader is not self._loader:
+            return None
+        memory = self._remembered
+        if self._memory:
+            self._memory.warn_of_iterators()
+            memory = self._memory.now() if has_ended else memory
+        generators = None
+        if self._drawn_from is not None:
+            generators = {"from": self._drawn_from, "until": _generators_of(loader)}
+        return {
+            "keyed": self._is_keyed,
+            "epoch": 0 if has_ended else self._epoch,
+            "memory": self._memory.written(memory, tensors),
+            "generators": encode(generators, tensors, "order"),
+        }
+
+    def check(self, loader: Any, state: Mapping[str, Any] | None, source: str) -> None:
+        """Raises CheckpointError if `state` belongs to another loader."""
+        if state is not None:
+            (self._memory if loader is self._loader else SamplerMemory(loader)).check(state["memory"], source)
+
+    def load(self, loader: Any, state: Mapping[str, Any] | None, place: Any, has_ended: bool) -> None:
+        """Goes where a checkpoint was taken.
+
+        Args:
+            loader: The user's train loader.
+            state: What `state` returned then, decoded.
+            place: What `place` returned then, decoded.
+            has_ended: Whether the epoch had been read to its end.
+        """
+        self._kept = None if place is None else load_place(loader, place, has_ended)
+        self._look_at(loader)
+        self._epoch, self._is_keyed, self._drawn_from, self._drawn_until = 0, True, None, None
+        if state is None:
+            return
+        self._epoch, self._is_keyed = state["epoch"], state["keyed"]
+        self._remembered = self._memory.read(state["memory"])
+        self._memory.put_back(self._remembered)
+        if state["generators"] is not None:
+            self._drawn_from, self._drawn_until = state["generators"]["from"], state["generators"]["until"]
+            _put_back(loader, self._drawn_until)
+
+    def warn_if_lost(self, loader: Any) -> None:
+        """Warns of a checkpoint from the middle of an epoch whose order cannot be found again."""
+        if self._is_keyed:
+            return
+        try:
+            check_place_kept(loader)
+        except CheckpointError as error:
+            warn(f"{_MIDDLE}: other batches come after it than came then\n  {error}")
+            return
+        has_own_way = isinstance(loader, DataLoader) and type(loader).__iter__ is not DataLoader.__iter__
+        if own_samplers(loader) or has_own_way:
+            warn(
+                f"{_MIDDLE}, and without seed= a sampler or loader of your own may draw another order after it: give "
+                "the Trainer a seed, or save at an epoch's end"
+            )
+
+    def _look_at(self, loader: Any) -> None:
+        if loader is not self._loader:
+            self._loader, self._memory, self._remembered = loader, SamplerMemory(loader), {}
+            self._epoch = 0
+
+    def _gone_on(self, loader: Any, read: int) -> Iterator[Any] | None:
+        self.warn_if_lost(loader)
+        if self._drawn_from is None or self._drawn_until is None:
+            return None
+        before = rng.capture()
+        _put_back(loader, self._drawn_from)
+        batches: Iterator[Any] = iter(loader)
+        for _ in islice(batches, read):  # loaded and dropped: only so the loader comes to where it was
+            pass
+        _put_back(loader, self._drawn_until)
+        rng.restore(before)
+        return batches
+
+
+def _draws(loader: Any) -> bool:
+    """Whether a loader's order comes from torch's generators as its iteration begins."""
+    if isinstance(loader, TensorLoader):
+        return loader.shuffle
+    return (
+        isinstance(loader, DataLoader)
+        and not isinstance(loader.dataset, IterableDataset)
+        and keeps_place(loader) is None
+    )
+
+
+def _holders(loader: Any) -> dict[str, torch.Generator]:
+    """The generators that a loader was given, each once."""
+    found: dict[str, torch.Generator] = {}
+    for name, one in {"loader": loader, "sampler": getattr(loader, "sampler", None)}.items():
+        generator = getattr(one, "generator", None)
+        if isinstance(generator, torch.Generator) and not any(generator is other for other in found.values()):
+            found[name] = generator
+    return found
+
+
+def _generators_of(loader: Any) -> dict[str, Tensor] | None:
+    """The states of torch's generator and of those that the loader was given, where its order comes from them."""
+    if not _draws(loader):
+        return None
+    given = {name: generator.get_state() for name, generator in _holders(loader).items()}
+    return {"": torch.default_generator.get_state(), **given}
+
+
+def _put_back(loader: Any, states: Mapping[str, Tensor]) -> None:
+    torch.default_generator.set_state(states[""])
+    for name, generator in _holders(loader).items():
+        if name in states:
+            generator.set_state(states[name])

@@ -1,0 +1,279 @@
+"""Samplers of the user's go on from epoch to epoch after a resume as they would have without it."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections import deque
+from itertools import cycle, islice
+
+import numpy as np
+import pytest
+import torch
+from resuming import Data, Killed, differences, fingerprint
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SequentialSampler
+
+from ignition import Trainer, crossentropy_loss, optimize
+from ignition.callbacks import Checkpoint
+from ignition.errors import CheckpointError, IgnitionWarning
+from ignition.sampler_memory import SamplerMemory, own_samplers
+
+
+@pytest.fixture(autouse=True)
+def _without_flushing(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+class Counting(Sampler):
+    """Begins each epoch somewhere else, by a count of its own; counts on only when it was read to its end."""
+
+    def __init__(self):
+        self.epoch = 0
+
+    def __len__(self):
+        return 22
+
+    def __iter__(self):
+        for place in range(22):
+            yield (place * 5 + 3 * self.epoch) % 22
+        self.epoch += 1
+
+
+class InPlace(Sampler):
+    """Shuffles one list in place, again and again."""
+
+    def __init__(self):
+        self.indices = list(range(22))
+
+    def __len__(self):
+        return 22
+
+    def __iter__(self):
+        random.shuffle(self.indices)
+        return iter(list(self.indices))
+
+
+class InArrays(Sampler):
+    """Keeps its order in an array and a tensor, which it turns a little further in each epoch."""
+
+    def __init__(self):
+        self.array, self.tensor = np.arange(11), torch.arange(11, 22)
+
+    def __len__(self):
+        return 22
+
+    def __iter__(self):
+        self.array[:] = np.roll(self.array, 1)
+        self.tensor.copy_(self.tensor.roll(3))
+        return iter([*self.array.tolist(), *self.tensor.tolist()])
+
+
+class LeftOver(Sampler):
+    """Batches of six; what is left over of an epoch comes first in the next one."""
+
+    def __init__(self, sampler):
+        self.sampler, self.left = sampler, deque()
+
+    def __len__(self):
+        return (22 + len(self.left)) // 6
+
+    def __iter__(self):
+        for index in self.sampler:
+            self.left.append(index)
+            if len(self.left) == 6:
+                batch = [*self.left]
+                self.left.clear()
+                yield batch
+
+
+class Stateful(Sampler):
+    """Tells its memory by state_dict; an attribute of its own cannot be kept."""
+
+    def __init__(self):
+        self.turns, self.source = [], object()
+
+    def __len__(self):
+        return 22
+
+    def __iter__(self):
+        self.turns.append(len(self.turns))
+        return iter([(place * 3 + sum(self.turns)) % 22 for place in range(22)])
+
+    def state_dict(self):
+        return {"turns": self.turns}
+
+    def load_state_dict(self, state):
+        self.turns = state["turns"]
+
+
+LOADERS = {
+    "a count": lambda **more: DataLoader(Data(), 6, sampler=Counting(), **more),
+    "a list in place": lambda **more: DataLoader(Data(), 6, sampler=InPlace(), **more),
+    "arrays": lambda **more: DataLoader(Data(), 6, sampler=InArrays(), **more),
+    "left over": lambda **more: DataLoader(Data(), batch_sampler=LeftOver(RandomSampler(range(22))), **more),
+    "left over of a count": lambda **more: DataLoader(Data(), batch_sampler=LeftOver(Counting()), **more),
+    "in batches": lambda **more: DataLoader(Data(), batch_sampler=BatchSampler(Counting(), 6, True), **more),
+    "state_dict": lambda **more: DataLoader(Data(), 6, sampler=Stateful(), **more),
+}
+
+
+def build(loader, folder=None, *, every=1, kill=None, seed=None, eval_loader=None, more=None):
+    torch.manual_seed(4)
+    random.seed(4)
+    np.random.seed(4)
+    loader = loader(**(more or {}))
+    model = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.2), nn.Linear(5, 2))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    steps = []
+
+    def train_fn(model, x, y):
+        steps.append(1)
+        if len(steps) == kill:
+            raise Killed
+        loss = crossentropy_loss(model(x), y)
+        optimize(loss, optimizer)
+        return {"loss": loss}
+
+    def eval_fn(model, x, y):
+        return {"loss": crossentropy_loss(model(x), y)}
+
+    test = [(torch.ones(3, 4), torch.tensor([0, 1, 1]))]
+    trainer = Trainer(model, optimizer, train_fn, loader, eval_fn, test, device="cpu", progress=False, seed=seed)
+    if folder is not None:
+        trainer.callbacks = [Checkpoint(folder, every=every, keep=1000)]
+    return trainer
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_a_sampler_goes_on_from_every_step_as_it_would_have(name, tmp_path):
+    whole = build(LOADERS[name], tmp_path / "whole")
+    whole.fit(epochs=4, eval_every=2, resume=True)
+    for checkpoint in sorted((tmp_path / "whole").glob("fit-*")):
+        shutil.copytree(checkpoint, tmp_path / "again" / checkpoint.name)
+        again = build(LOADERS[name], tmp_path / "again", every=1000)
+        again.fit(epochs=4, eval_every=2, resume=True)
+        assert not differences(again, fingerprint(whole)), checkpoint
+        shutil.rmtree(tmp_path / "again")
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_how_often_it_is_saved_changes_no_order(name, tmp_path):
+    ends = []
+    for every in (1, 1000):
+        trainer = build(LOADERS[name], tmp_path / str(every), every=every)
+        trainer.fit(epochs=3, resume=True)
+        ends.append(fingerprint(trainer))
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("name", ["a count", "left over"])
+def test_workers_that_read_ahead_change_nothing(name, workers, tmp_path):
+    whole = build(LOADERS[name], tmp_path / "whole")
+    whole.fit(epochs=3, resume=True)
+    more = {"num_workers": workers, "persistent_workers": workers == 2}
+    for checkpoint in sorted((tmp_path / "whole").glob("fit-*"))[1:9:3]:
+        shutil.copytree(checkpoint, tmp_path / "again" / checkpoint.name)
+        again = build(LOADERS[name], tmp_path / "again", every=2, more=more)
+        again.fit(epochs=3, resume=True)
+        assert not differences(again, fingerprint(whole)), checkpoint
+        shutil.rmtree(tmp_path / "again")
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_an_epoch_that_is_begun_anew_after_an_error_has_its_order_again(name):
+    orders = []
+    for kill in (None, 6):
+        trainer = build(LOADERS[name], seed=5, kill=kill)
+        try:
+            trainer.fit(epochs=2)
+        except Killed:
+            trainer.train_loader.dataset.loaded.clear()
+            trainer.fit(epochs=1)
+        orders.append(trainer.train_loader.dataset.loaded)
+    assert orders[1] == orders[0][-len(orders[1]) :]
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_a_training_goes_back_in_the_same_process(name, tmp_path):
+    trainer = build(LOADERS[name], seed=5)
+    trainer.fit(steps=2)
+    trainer.save(tmp_path / "start")
+    trainer.fit(epochs=2)
+    expected = fingerprint(trainer)
+    trainer.load(tmp_path / "start")
+    trainer.fit(epochs=2)
+    assert not differences(trainer, expected)
+
+
+class Iterating(Sampler):
+    """Goes through the samples by one iterator for all epochs."""
+
+    def __init__(self):
+        self.iterator = cycle(range(22))
+
+    def __len__(self):
+        return 20
+
+    def __iter__(self):
+        self.iterator = iter(self.iterator)
+        return islice(self.iterator, 20)
+
+
+class FromIterator(Iterating):
+    """Makes that iterator as it is read for the first time."""
+
+    def __init__(self):
+        self.iterator = None
+
+    def __iter__(self):
+        self.iterator = self.iterator or cycle(range(22))
+        return islice(self.iterator, 20)
+
+
+@pytest.mark.parametrize("kind", [Iterating, FromIterator])
+def test_an_iterator_that_no_checkpoint_can_hold_is_named(kind, tmp_path):
+    trainer = build(lambda: DataLoader(Data(), 5, sampler=kind()), tmp_path / "a")
+    with pytest.warns(IgnitionWarning, match=rf"{kind.__name__} keeps an iterator, 'iterator'.*state_dict"):
+        trainer.fit(epochs=2, resume=True)
+
+
+def test_other_samplers_are_refused_before_anything_is_changed(tmp_path):
+    with pytest.raises(Killed):
+        build(LOADERS["a count"], tmp_path / "a", kill=6).fit(epochs=3, resume=True)
+    other = build(lambda: DataLoader(Data(), 6, shuffle=True), tmp_path / "a")
+    before = fingerprint(other)
+    with pytest.raises(CheckpointError, match="memory of samplers"):
+        other.fit(epochs=3, resume=True)
+    assert not differences(other, before)
+
+
+@pytest.mark.parametrize(
+    ("loader", "paths"),
+    [
+        ([], []),
+        (DataLoader(Data(), 6, shuffle=True), []),
+        (DataLoader(Data(), 6, sampler=[3, 1]), []),
+        (DataLoader(Data(), 6, sampler=Counting()), ["sampler.sampler"]),
+        (DataLoader(Data(), batch_sampler=LeftOver(Counting())), ["sampler", "sampler.sampler"]),
+        (DataLoader(Data(), batch_sampler=LeftOver(SequentialSampler(range(22)))), ["sampler"]),
+        (DataLoader(Data(), batch_size=None, sampler=Stateful()), ["sampler"]),
+    ],
+)
+def test_torchs_own_samplers_remember_nothing(loader, paths):
+    assert list(own_samplers(loader)) == paths
+    assert bool(SamplerMemory(loader)) is bool(paths)
+
+
+def test_data_that_a_sampler_holds_is_not_copied():
+    class Holding(Counting):
+        def __init__(self):
+            super().__init__()
+            self.images = [torch.zeros(1)] * 2000
+            self.large = np.zeros(2**27, dtype=np.uint8)
+
+    memory = SamplerMemory(DataLoader(Data(), 6, sampler=Holding()))
+    assert set(memory.now()["sampler.sampler"]) == {"epoch"}
