@@ -110,7 +110,7 @@ def check_data(loader: Any, state: Mapping[str, Any], source: str) -> None:
     shared = ["batches", "samples", "batch_size"]
     if 1 + len(state["processes"]["others"]) != distributed.world_size() and now["samples"] is not None:
         shared = ["samples"]  # the size of a batch may have been divided by another number
-    elif state["order"] is not None and state["order"]["memory"]:
+    elif (state.get("order") or {}).get("memory"):
         shared = ["samples", "batch_size"]  # how many batches there are may depend on what the sampler remembers
     if any(now[name] != then[name] for name in shared):
         raise CheckpointError(
