@@ -123,6 +123,38 @@ def alone(event):
     trainer.fit(epochs=2)
 
 
+def saves_alone(then):
+    """One process saves, as under ``if is_main()``; the other goes on with something else."""
+    trainer = trainer_of()
+    trainer.fit(epochs=1)
+    if of_one():
+        trainer.save("by-hand")
+    else:
+        then(trainer)
+
+
+def saves_alone_in(event):
+    trainer = trainer_of()
+    trainer.on(event)(lambda trainer: trainer.save("by-hand") if of_one() else None)
+    trainer.fit(epochs=2)
+
+
+def loads_alone():
+    trainer = trainer_of()
+    trainer.save("checkpoint")
+    if of_one():
+        trainer.load("checkpoint")
+    else:
+        trainer.fit(epochs=1)
+
+
+def leaves_while_the_other_saves():
+    trainer = trainer_of()
+    trainer.fit(epochs=1)
+    if not of_one():
+        trainer.save("by-hand")
+
+
 def outside_of_fit():
     trainer = trainer_of()
     if of_one():
@@ -141,7 +173,9 @@ def goes_on_after_it():
 BROKEN = "Broken: as it was told"
 TOLD = "ProcessError: process 1 ended: Broken: as it was told"
 WAITED = "ProcessError: process 1 has waited for the others to evaluate with it, and"
+SAVES = WAITED.replace("evaluate", "save")
 GONE = "ProcessError: another process has died, or has left the script without an error"
+TRAINS = GONE.replace("another", "process 0 is about to train, and another")
 FAULTS = {
     "the train function": (lambda: trainer_of(after(2, fail)).fit(epochs=2), BROKEN, TOLD),
     "the first batch": (lambda: trainer_of(after(0, fail)).fit(epochs=2), BROKEN, TOLD),
@@ -159,9 +193,14 @@ FAULTS = {
     ),
     "a step's event that measures": (lambda: alone("step_end"), WAITED, f"ProcessError: process 1 ended: {WAITED}"),
     "an epoch's event that measures": (lambda: alone("epoch_end"), WAITED, f"ProcessError: process 1 ended: {WAITED}"),
+    "a step's event that saves": (lambda: saves_alone_in("step_end"), SAVES, f"ProcessError: process 1 ended: {SAVES}"),
+    "a record's event that saves": (lambda: saves_alone_in("record"), SAVES, f"ProcessError: process 1 ended: {SAVES}"),
+    "one that ends early, and does not save": (
+        leaves_while_the_other_saves, "nothing", "ProcessError: process 0 is about to save, and another process has"
+    ),
     "a death": (lambda: trainer_of(after(2, lambda: os._exit(9))).fit(epochs=1), "", GONE),
-    "outside of fit": (outside_of_fit, BROKEN, GONE),
-    "one that ends early": (ends_early, "nothing", GONE),
+    "outside of fit": (outside_of_fit, BROKEN, TRAINS),
+    "one that ends early": (ends_early, "nothing", TRAINS),
     "a bad argument": (
         lambda: trainer_of(optimizer=3 if of_one() else None), "ArgumentError: optimizer is a int", GONE
     ),
@@ -182,6 +221,13 @@ DIFFERENCES = {
         lambda: trainer_of(names=lambda name: f"{name}{int(of_one())}").fit(epochs=1), "returned 'loss0' in process 0"
     ),
     "calls": (other_calls, "process 0 is about to evaluate, and process 1 to train"),
+    "a save": (
+        lambda: saves_alone(lambda trainer: trainer.fit(epochs=1)), "process 0 is about to train, and process 1 to save"
+    ),
+    "a save beside an evaluation": (
+        lambda: saves_alone(lambda trainer: trainer.evaluate()), "process 0 is about to evaluate, and process 1 to save"
+    ),
+    "a load": (loads_alone, "process 0 is about to train, and process 1 to load"),
     "outputs": (lambda: predict(net(), lambda model, x: model(x)[:, : 2 + of_one()], loader()), "outputs is"),
     "an evaluation's loader": (lambda: trainer_of().evaluate(loader(21 + 4 * of_one())), "loader is [6, 21] in proc"),
     "a second try": (goes_on_after_it, "have parted"),

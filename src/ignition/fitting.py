@@ -18,7 +18,7 @@ from ignition.data import batch_weight, items_of, iterate, sure_length
 from ignition.errors import ArgumentError
 from ignition.events import Events, check_callbacks
 from ignition.goal import Goal, check_goal
-from ignition.parting import together
+from ignition.parting import check_alike, together
 from ignition.recording import check_columns_can_come
 from ignition.settings import Settings
 from ignition.sharded_checkpoint import read, write
@@ -125,6 +125,7 @@ def _fit(
 @together()
 def save(training: Training, path: str | os.PathLike[str]) -> None:
     """Writes a checkpoint by hand: `Trainer.save`."""
+    check_alike("save")
     # Not copied: nothing changes meanwhile.
     content = capture(training, lambda file, tensors: {name: one.cpu() for name, one in tensors.items()})
     if content is not None:
@@ -137,6 +138,7 @@ def load(trainer: Trainer[Any], path: str | os.PathLike[str]) -> None:
     """Goes where a checkpoint was taken: `Trainer.load`."""
     training = trainer.training
     check_idle(training.is_fitting, "load")
+    check_alike("load")
     number = training.fit["number"]
     apply(training, read(Path(path)), str(path))
     # The next one is another fit, with a number that this script has not had.

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ __all__ = ["check_alike", "together"]
 
 _KEY = "ignition/failed"
 _SECONDS_FOR_A_WORD = 3.0
+_GONE = "another process has died, or has left the script without an error"
 _EXPECTED = "the same calls in every process, in the same order"
 _FIX = "look for a call that only some processes make, such as one under if is_main()"
 
@@ -91,19 +92,18 @@ def check_alike(what: str, **settings: Any) -> None:
 
 
 def _said_by_all(what: str, text: str) -> list[str]:
-    if running.get() is None:
-        return distributed.gather_texts(text)
     try:
-        with distributed.meeting():
+        with nullcontext() if running.get() is None else distributed.meeting():
             return distributed.gather_texts(text)
     except RuntimeError as error:
-        if "timed out" not in str(error).lower():
+        number = distributed.rank()
+        if "timed out" in str(error).lower():
+            given = f"process {number} has waited for the others to {what} with it, and they did not come"
+        elif _first_failure(error) == _GONE:
+            given = f"process {number} is about to {what}, and {_GONE}"
+        else:
             raise
-        raise ProcessError(
-            f"process {distributed.rank()} has waited for the others to {what} with it, and they did not come",
-            expected=_EXPECTED,
-            fix=_FIX,
-        ) from error
+        raise ProcessError(given, expected=_EXPECTED, fix=_FIX) from error
 
 
 def _first_failure(error: BaseException) -> str | None:
@@ -118,7 +118,7 @@ def _first_failure(error: BaseException) -> str | None:
             if time.monotonic() >= until:
                 break
             time.sleep(0.05)
-    return "another process has died, or has left the script without an error" if broken else None
+    return _GONE if broken else None
 
 
 def _word() -> dict[str, Any] | None:

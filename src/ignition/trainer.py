@@ -292,7 +292,7 @@ class Trainer(Generic[Model]):
         return self.history
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a checkpoint, as `ignition.callbacks.Checkpoint` does, to a folder of its own.
+        """Writes a checkpoint as `ignition.callbacks.Checkpoint` does, to a folder of its own; all processes call it.
 
         Args:
             path: The folder. One that is there is replaced once the new one is whole.
@@ -300,11 +300,12 @@ class Trainer(Generic[Model]):
         Raises:
             CheckpointError: If there is something in ``trainer.state`` that a checkpoint cannot hold.
             OSError, TypeError: If it cannot be written, or `path` is no path; what was there stays.
+            ProcessError: If other processes do something else.
         """
         fitting.save(self.training, path)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Goes where a checkpoint was taken, of which everything is checked before anything is changed.
+        """Goes where a checkpoint was taken; all processes call it. All is checked before anything is changed.
 
         What callbacks keep is put back too; ``trainer.averaged`` has the averages. The next fit is one of its own.
 
@@ -312,9 +313,8 @@ class Trainer(Generic[Model]):
             path: A folder that `save` or a `Checkpoint` wrote.
 
         Raises:
-            ArgumentError: If a fit is running.
+            ArgumentError, ProcessError, TypeError: If a fit is running, other processes do not load, `path` is no path.
             CheckpointError: If it is broken or not there, or that of another model, optimizer or data set.
-            TypeError: If `path` is no path.
         """
         fitting.load(self, path)
 
