@@ -58,7 +58,8 @@ class Trainer(Generic[Model]):
             and replayed. What Python does in it (prints, counts, appends) then happens at the capture only; one that
             writes to something outside itself, or waits for the GPU, is warned of and runs eagerly.
         seed: Seeds all generators at the first fit, and derives the order of the data and the randomness of each
-            batch from it, whatever the number of workers. None leaves everything to the user.
+            batch from it, whatever the number of workers. None leaves everything to the user; one process then shuffles
+            otherwise than many do, unless there is a `Checkpoint`.
         progress: Whether to show a bar (in a terminal or a notebook) and a line for each record.
 
     Attributes:
@@ -66,8 +67,7 @@ class Trainer(Generic[Model]):
         history: The records, a `History`.
         device: Where model and batches are.
         stop_reason: Why the last fit was stopped before its end, or None.
-        exception: What ended the last fit, or None. Its traceback keeps the tensors of the failed step alive until the
-            next fit; set it to None where they take up too much memory.
+        exception: What ended the last fit, or None. It keeps the tensors of the failed step until the next fit.
 
     Raises:
         ArgumentError: If an argument, or what is set in the place of one, has the wrong type, value or place.
