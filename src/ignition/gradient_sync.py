@@ -8,7 +8,7 @@ gradient of the mean over all samples, however unequal the batches are. The weig
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -138,6 +138,29 @@ class GradientSync:
         if optimizer not in self._seen:
             self._seen.add(optimizer)
             self._compare(optimizer)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process has a part of the parameters alone."""
+        return self._sharded is not None
+
+    def shared_closure(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """A closure of a step, whose loss is the mean over the processes.
+
+        Its gradients are already. A step that looks at the loss too, as that of LBFGS does, calls the closure as often
+        and goes as far in all processes.
+        """
+
+        def shared() -> Any:
+            loss = closure()
+            self.check(optimizer)
+            if isinstance(loss, Tensor):
+                loss = loss.detach().clone()
+                dist.all_reduce(loss)
+                return loss / distributed.world_size()
+            return loss if loss is None else distributed.sum_of([float(loss)])[0] / distributed.world_size()
+
+        return shared
 
     def warn_if_unequal(self) -> bool:
         """Warns if the processes had batches of different weights, and one of them stepped without `optimize`.
