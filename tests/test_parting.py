@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import time
-import traceback
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from ignition import Trainer, distributed, evaluate, evaluate_on_batch, optimize, parting, predict, sanity_checks
-from ignition.callbacks import TerminateOnNaN
+from ignition.callbacks import Checkpoint, TerminateOnNaN
 from ignition.parting import check_alike, together
 
 LIMIT = 10.0
@@ -169,6 +168,25 @@ def goes_on_after_it():
     raise Broken(f"{first} | {second}")
 
 
+def goes_on_after_the_same():
+    """What all raise alike before the first batch parts nobody."""
+    trainer = trainer_of()
+    trainer.callbacks = [Checkpoint("one"), Checkpoint("two")]
+    said = [raised(lambda: trainer.fit(epochs=1)), raised(lambda: trainer.load("nowhere"))]
+    trainer.callbacks = []
+    said += [raised(lambda: trainer.evaluate([])), raised(lambda: trainer.fit(epochs=1))]
+    raise Broken(" | ".join(text.partition(":")[0] for text in said))
+
+
+def alone_with_it():
+    """One process raises before the first batch, and goes on."""
+    trainer = trainer_of()
+    trainer.callbacks = [Checkpoint("one"), Checkpoint("two")] if of_one() else []
+    raised(lambda: trainer.fit(epochs=1))
+    trainer.callbacks = []
+    trainer.fit(epochs=1)
+
+
 # What is done: what the process that begins it says, and what the other one says.
 BROKEN = "Broken: as it was told"
 TOLD = "ProcessError: process 1 ended: Broken: as it was told"
@@ -199,11 +217,13 @@ FAULTS = {
         leaves_while_the_other_saves, "nothing", "ProcessError: process 0 is about to save, and another process has"
     ),
     "a death": (lambda: trainer_of(after(2, lambda: os._exit(9))).fit(epochs=1), "", GONE),
-    "outside of fit": (outside_of_fit, BROKEN, TRAINS),
+    "outside of fit": (outside_of_fit, BROKEN, TOLD),
     "one that ends early": (ends_early, "nothing", TRAINS),
     "a bad argument": (
-        lambda: trainer_of(optimizer=3 if of_one() else None), "ArgumentError: optimizer is a int", GONE
+        lambda: trainer_of(optimizer=3 if of_one() else None), "ArgumentError: optimizer is a int",
+        "ProcessError: process 1 ended: ArgumentError: optimizer is a int",
     ),
+    "a bad fit": (alone_with_it, "ProcessError: the processes have parted", "ProcessError: the processes have parted"),
     "a loss that is not finite": (
         infinite_loss, "NotFiniteError: 'loss' is nan in step 1", "ProcessError: process 1 ended: NotFiniteError"
     ),
@@ -231,6 +251,7 @@ DIFFERENCES = {
     "outputs": (lambda: predict(net(), lambda model, x: model(x)[:, : 2 + of_one()], loader()), "outputs is"),
     "an evaluation's loader": (lambda: trainer_of().evaluate(loader(21 + 4 * of_one())), "loader is [6, 21] in proc"),
     "a second try": (goes_on_after_it, "have parted"),
+    "the same error": (goes_on_after_the_same, "Broken: ArgumentError | CheckpointError | BatchError | nothing"),
     "checks": (lambda: sanity_checks(trainer_of()), "sanity_checks was called in one of 2 processes"),
 }  # fmt: skip
 
@@ -267,7 +288,7 @@ def _end_as(call, path):
     except SystemExit:
         said = "exit"
     except BaseException as error:
-        traceback.print_exc()
+        sys.excepthook(type(error), error, error.__traceback__)
         status, said = 1, f"{type(error).__name__}: {error}".partition("\n")[0]
     Path(path).write_text(said)
     distributed.close()

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from ignition import arguments, distributed, finding, fitting, loop
+from ignition import arguments, distributed, finding, fitting, loop, parting
 from ignition.callbacks.base import Callback
 from ignition.data import iterate
 from ignition.device import as_device, move_model
@@ -95,7 +95,7 @@ class Trainer(Generic[Model]):
         accumulate: int = 1, clip_norm: float | None = None, strategy: str | DDP | FSDP = "auto",
         compile: bool | str | Mapping[str, Any] = False, seed: int | None = None, progress: bool = True,
     ) -> None:  # fmt: skip
-        distributed.start()
+        parting.start()
         arguments.check_parts(model, optimizer, train_fn, train_loader, eval_fn, test_loader, batch_axis)
         strategy, seed = check_strategy(strategy), None if seed is None else check_seed(seed)
         self.device = as_device(device)

@@ -90,7 +90,7 @@ class Training:
         self.advisor, self.unused_gradients = Advisor(), UnusedGradients(self)
         self.seeded = self.is_fitting = self.is_measuring = False
         self.signal: int | None = None
-        self.has_begun = self.paused = self.ended_in_order = False  # has_begun: the running fit has come to the loop
+        self.has_begun = self.paused = self.ended_in_order = False  # has_begun: the last fit has come to the loop
         self.met: tuple[Signature, int] | None = None  # what the eval function has been tried on
         self.steps_unchecked, self.has_run = True, False  # has_run: this fit has used up something of an open pass
         self.step_dependents: list[str] = []
@@ -198,7 +198,7 @@ class Training:
                 "every so many steps"
             )
         self._seconds, self._since = self.elapsed(), None
-        self._scales, self.has_begun = self.scales(), False
+        self._scales = self.scales()
         if self.window is not None:
             self.window.detach()
         if self.trainer.exception is not None:
