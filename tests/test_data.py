@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    TensorDataset,
+    get_worker_info,
+)
 
 from ignition import TensorLoader
 from ignition.data import (
@@ -403,3 +410,42 @@ def test_an_axis_that_the_first_tensor_lacks_is_an_error(batch, axis, shape):
 )
 def test_a_batch_is_described_in_words(batch, words):
     assert describe_batch(batch) == words
+
+
+# Workers that read the same
+
+
+class OfWorkers(IterableDataset):
+    """Samples that the workers share, or that each of them reads as if it were alone; or one and the same for ever."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __iter__(self):
+        info = get_worker_info()
+        parted = self.kind == "parted" and info is not None
+        numbers = range(info.id, 24, info.num_workers) if parted else range(24)
+        return iter([7] * 24 if self.kind == "constant" else numbers)
+
+
+def numbers_read(kind, workers, **options):
+    batches = iterate(DataLoader(OfWorkers(kind), 4, num_workers=workers, **options))
+    return sorted(number for batch in batches for number in batch.tolist())
+
+
+def test_a_stream_that_all_workers_read_alike_is_an_error():
+    with pytest.raises(BatchError, match=r"(?s)each of 2 workers.*expected: .*to do: .*get_worker_info"):
+        numbers_read("alike", 2)
+    passed_over = DataLoader(OfWorkers("alike"), 4, num_workers=2)
+    with pytest.raises(BatchError, match="the same batches"):
+        list(iterate(passed_over, start=4))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_stream_that_is_parted_by_worker_is_read_as_it_is(workers):
+    assert numbers_read("parted", workers) == list(range(24))
+
+
+def test_one_worker_may_read_all_and_a_constant_stream_shows_nothing():
+    assert numbers_read("alike", 0) == numbers_read("alike", 1) == list(range(24))
+    assert numbers_read("constant", 2) == [7] * 48

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
@@ -26,6 +28,7 @@ __all__ = [
     "batch_weight",
     "check_place_kept",
     "describe_batch",
+    "digest_of",
     "drop_workers",
     "items_of",
     "iterate",
@@ -69,7 +72,7 @@ def iterate(
     if shard.size == 1:
         return _of_one_process(loader, epoch, start)
     if _is_stream(loader):
-        return islice(iter(loader), start, None)
+        return islice(_of_workers(loader), start, None)
     # Without a seed of the run: an order drawn by each process for itself would not be the same in all.
     loader = rekeyed(loader, 0, "")
     if isinstance(loader, (KeyedLoader, KeyedTensors)):
@@ -81,11 +84,52 @@ def _of_one_process(loader: Iterable[Any], epoch: int, start: int) -> Iterator[A
     if isinstance(loader, (KeyedLoader, KeyedTensors)):
         return loader.iterate(epoch, start)
     if start == 0:
-        return iter(loader)
+        return _of_workers(loader)
     if _is_sequence(loader):  # what it makes when it is asked for a batch is not made for those that are passed over
         batches: Any = loader
         return (batches[place] for place in range(start, len(batches)))
-    return islice(iter(loader), start, None)
+    return islice(_of_workers(loader), start, None)
+
+
+def _of_workers(loader: Iterable[Any]) -> Iterator[Any]:
+    """The batches of a loader as they are; those of a stream that several workers read are looked at as they come."""
+    several = isinstance(loader, DataLoader) and isinstance(loader.dataset, IterableDataset) and loader.num_workers > 1
+    batches = iter(loader)
+    return _checked(batches, loader.num_workers) if several else batches
+
+
+def _checked(batches: Iterator[Any], workers: int) -> Iterator[Any]:
+    """Raises BatchError if all workers begin with the same batch, and do not go on with it: all would come again.
+
+    Workers give their batches in turn. So the first ones of all are known when the first comes again, and not before:
+    a stream of nothing but one batch, as one measures speed with, is left alone.
+    """
+    first = b""
+    for number, batch in enumerate(batches):
+        is_same = number == 0 or digest_of(batch) == first
+        if number == 0:
+            first = digest_of(batch)
+        elif number == workers and not is_same:
+            raise BatchError(
+                f"the stream gives the same batches to each of {workers} workers, and so each sample {workers} times",
+                expected="samples of its own for each worker",
+                fix="in __iter__ take the part of torch.utils.data.get_worker_info().id among its num_workers (and of "
+                "ignition.distributed.rank() among world_size()), or read it with num_workers=1",
+            )
+        yield batch
+        if is_same is (number == workers):  # another batch of another worker, or nothing but this one
+            break
+    yield from batches
+
+
+def digest_of(batch: Any) -> bytes:
+    """A digest of the tensors in a batch; empty where there are none. Waits for an accelerator."""
+    digest, any_there = hashlib.sha256(), False
+    for tensor in tensors_in(batch):
+        content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        digest.update(repr((tensor.dtype, tensor.shape)).encode() + content.numpy().tobytes())
+        any_there = True
+    return digest.digest() if any_there else b""
 
 
 def _dealt(loader: Any, start: int, shard: Shard, fill: Fill) -> Iterator[Any]:

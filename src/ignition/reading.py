@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
-import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from ignition import distributed
-from ignition.data import Borrowed, Fill, Shard, batch_weight, iterate, keeps_place, length_of, rounds, sure_length
-from ignition.device import tensors_in
+from ignition.data import (
+    Borrowed,
+    Fill,
+    Shard,
+    batch_weight,
+    digest_of,
+    iterate,
+    keeps_place,
+    length_of,
+    rounds,
+    sure_length,
+)
 from ignition.errors import BatchError
 from ignition.means import Means
 from ignition.position import Position
@@ -205,12 +213,8 @@ def _ending_alike(batches: Iterator[Any]) -> Iterator[Any]:
 
 def _check_not_the_same(batch: Any) -> None:
     """Raises BatchError if two processes begin with the same batch."""
-    digest = hashlib.sha256()
-    for tensor in tensors_in(batch) if batch is not _END else ():
-        content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)  # waits for an accelerator
-        digest.update(repr((tensor.dtype, tensor.shape)).encode() + content.numpy().tobytes())
-    every = distributed.gather_texts(digest.hexdigest())
-    seen = [text for text in every if text != hashlib.sha256().hexdigest()]
+    every = distributed.gather_texts("" if batch is _END else digest_of(batch).hex())
+    seen = [text for text in every if text]
     if len(set(seen)) < len(seen):
         raise BatchError(
             f"the stream gives the same first batch to several of {distributed.world_size()} processes",
