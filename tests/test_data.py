@@ -6,6 +6,7 @@ import dealing
 import numpy as np
 import pytest
 import torch
+from dealing import as_numbers, check_split
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.utils.data import (
     DataLoader,
     DistributedSampler,
     IterableDataset,
+    RandomSampler,
     TensorDataset,
     get_worker_info,
 )
@@ -24,6 +26,7 @@ from ignition.data import (
     Borrowed,
     Shard,
     batch_weight,
+    can_shift,
     describe_batch,
     items_of,
     iterate,
@@ -449,3 +452,63 @@ def test_a_stream_that_is_parted_by_worker_is_read_as_it_is(workers):
 def test_one_worker_may_read_all_and_a_constant_stream_shows_nothing():
     assert numbers_read("alike", 0) == numbers_read("alike", 1) == list(range(24))
     assert numbers_read("constant", 2) == [7] * 48
+
+
+# From any sample on
+
+
+def shiftable(count, size, drop_last):
+    data = torch.arange(count)
+    plain = {"batch_size": size, "drop_last": drop_last}
+    batches = BatchSampler(RandomSampler(range(count)), size, drop_last)
+    return {
+        "in order": DataLoader(TensorDataset(data), **plain),
+        "shuffled": DataLoader(TensorDataset(data), shuffle=True, **plain),
+        "workers": DataLoader(TensorDataset(data), shuffle=True, num_workers=1, **plain),
+        "a batch sampler": DataLoader(TensorDataset(data), batch_sampler=batches),
+        "tensors": TensorLoader(data, **plain),
+        "shuffled tensors": TensorLoader(data, shuffle=True, **plain),
+    }
+
+
+def read_from(loader, start, shift, processes):
+    """The samples of what each process reads, in its own order, and how many batches it was told."""
+    keyed = rekeyed(loader, 3, "train")
+    fill = "split" if processes > 1 else "none"
+    shares = [
+        [as_numbers(batch) for batch in iterate(keyed, 2, start, Shard(rank, processes), fill, shift)]
+        for rank in range(processes)
+    ]
+    return shares, rounds(loader, start, processes, fill, shift)
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize(("start", "shift"), [(0, 3), (2, 1), (4, 2), (6, 3)])
+@pytest.mark.parametrize("name", shiftable(1, 1, False))
+def test_what_is_left_of_an_epoch_is_read_from_any_sample_on(name, start, shift, drop_last):
+    count, size = 26, 4
+    whole = iterate(rekeyed(shiftable(count, count, False)[name], 3, "train"), 2)
+    (order,) = [as_numbers(batch) for batch in whole]
+    left = order[start * size + shift :]
+    loader = shiftable(count, size, drop_last)[name]
+    assert can_shift(loader)
+    for processes in (1, 2, 3):
+        shares, told = read_from(loader, start, shift, processes)
+        together = size * processes
+        expected = [left[place : place + together] for place in range(0, len(left), together)]
+        if drop_last and expected and len(expected[-1]) < together:
+            expected.pop()
+        check_split(shares, expected)
+        assert [len(share) for share in shares] == [told] * processes
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        [1, 2], iter([1]), DataLoader(Stream()), DataLoader(range(4), batch_sampler=[[1], [2, 3]]),
+        DataLoader(range(4), batch_size=None),
+        DataLoader(range(4), 2, sampler=RandomSampler(range(4), replacement=True)),
+    ],
+)  # fmt: skip
+def test_what_makes_its_batches_by_itself_is_read_from_whole_batches_on(loader):
+    assert not can_shift(loader)

@@ -15,8 +15,8 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from ignition.device import tensors_in
 from ignition.errors import BatchError, CheckpointError
-from ignition.keyed import KeyedLoader, can_be_keyed, unsharded
-from ignition.shards import WHOLE, Borrowed, Fill, Shard, deal, drops_last, portions_in
+from ignition.keyed import KeyedLoader, batches_left, can_be_keyed, unsharded
+from ignition.shards import WHOLE, Borrowed, Fill, Shard, are_numbered, batches_in, deal, drops_last, portions_in
 from ignition.tensor_loader import KeyedTensors, TensorLoader
 from ignition.types import Stateful
 
@@ -26,6 +26,7 @@ __all__ = [
     "Fill",
     "Shard",
     "batch_weight",
+    "can_shift",
     "check_place_kept",
     "describe_batch",
     "digest_of",
@@ -33,6 +34,7 @@ __all__ = [
     "items_of",
     "iterate",
     "keeps_place",
+    "length_after",
     "length_of",
     "rekeyed",
     "rounds",
@@ -41,7 +43,12 @@ __all__ = [
 
 
 def iterate(
-    loader: Iterable[Any], epoch: int = 1, start: int = 0, shard: Shard = WHOLE, fill: Fill = "none"
+    loader: Iterable[Any],
+    epoch: int = 1,
+    start: int = 0,
+    shard: Shard = WHOLE,
+    fill: Fill = "none",
+    shift: int = 0,
 ) -> Iterator[Any]:
     """The batches of one epoch, or those of them that fall to one process: the one way through any loader.
 
@@ -64,25 +71,26 @@ def iterate(
             knows what a batch is like. ``"borrow"``: each process without a batch in that round gets a `Borrowed`
             copy of its first. ``"split"``: what is read by indices is split, the samples of that round over all
             processes; the loader's drop_last leaves it out; elsewhere as ``"borrow"``.
+        shift: How many samples there are before batch 0. Only of what `can_shift`.
 
     Raises:
         ArgumentError: For several processes, if the loader's sampler picks the part of one process by itself and
             is no DistributedSampler. (That one is read as if it were for one process.)
     """
     if shard.size == 1:
-        return _of_one_process(loader, epoch, start)
+        return _of_one_process(loader, epoch, start, shift)
     if _is_stream(loader):
         return islice(_of_workers(loader), start, None)
     # Without a seed of the run: an order drawn by each process for itself would not be the same in all.
     loader = rekeyed(loader, 0, "")
     if isinstance(loader, (KeyedLoader, KeyedTensors)):
-        return loader.iterate(epoch, start, shard, fill)
+        return loader.iterate(epoch, start, shard, fill, shift)
     return _dealt(loader, start, shard, fill)
 
 
-def _of_one_process(loader: Iterable[Any], epoch: int, start: int) -> Iterator[Any]:
+def _of_one_process(loader: Iterable[Any], epoch: int, start: int, shift: int) -> Iterator[Any]:
     if isinstance(loader, (KeyedLoader, KeyedTensors)):
-        return loader.iterate(epoch, start)
+        return loader.iterate(epoch, start, shift=shift)
     if start == 0:
         return _of_workers(loader)
     if _is_sequence(loader):  # what it makes when it is asked for a batch is not made for those that are passed over
@@ -93,9 +101,9 @@ def _of_one_process(loader: Iterable[Any], epoch: int, start: int) -> Iterator[A
 
 def _of_workers(loader: Iterable[Any]) -> Iterator[Any]:
     """The batches of a loader as they are; those of a stream that several workers read are looked at as they come."""
-    several = isinstance(loader, DataLoader) and isinstance(loader.dataset, IterableDataset) and loader.num_workers > 1
-    batches = iter(loader)
-    return _checked(batches, loader.num_workers) if several else batches
+    batches, workers = iter(loader), getattr(loader, "num_workers", 0)
+    is_stream = isinstance(loader, DataLoader) and isinstance(loader.dataset, IterableDataset)
+    return _checked(batches, workers) if is_stream and workers > 1 else batches
 
 
 def _checked(batches: Iterator[Any], workers: int) -> Iterator[Any]:
@@ -141,7 +149,21 @@ def _dealt(loader: Any, start: int, shard: Shard, fill: Fill) -> Iterator[Any]:
         yield Borrowed.of(batch) if borrowed else batch
 
 
-def rounds(loader: Any, start: int = 0, size: int = 1, fill: Fill = "none") -> int | None:
+def can_shift(loader: Any) -> bool:
+    """Whether what is left of an epoch can be read from any of its samples on, in batches of another size."""
+    if isinstance(loader, TensorLoader):
+        return True
+    return can_be_keyed(loader) and type(loader).__iter__ is DataLoader.__iter__ and are_numbered(loader.batch_sampler)
+
+
+def length_after(loader: Any, shift: int) -> int:
+    """How many batches there are, all samples but the first `shift` being in them; of what `can_shift`."""
+    if isinstance(loader, TensorLoader):
+        return batches_in(max(0, loader.samples - shift), loader.batch_size, loader.drop_last)
+    return batches_left(unsharded(loader.batch_sampler), shift)
+
+
+def rounds(loader: Any, start: int = 0, size: int = 1, fill: Fill = "none", shift: int = 0) -> int | None:
     """How many rounds `iterate` makes of a user's loader; None where that cannot be told for sure.
 
     Args:
@@ -149,12 +171,15 @@ def rounds(loader: Any, start: int = 0, size: int = 1, fill: Fill = "none") -> i
         start: How many batches were passed over, those of all processes together.
         size: The number of processes.
         fill: What becomes of a last round with fewer batches than processes.
+        shift: How many samples there are before batch 0.
     """
     length = sure_length(loader)
     if length is None or (size > 1 and _is_stream(loader)):
         return None
     if size > 1 and isinstance(loader, DataLoader):  # a sampler for one process of several has the length of its part
         length = len(unsharded(loader.sampler if loader.batch_sampler is None else loader.batch_sampler))
+    if shift:
+        length = length_after(loader, shift)
     return portions_in(max(0, length - start), Shard(0, size), fill, drops_last(loader))
 
 

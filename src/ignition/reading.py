@@ -16,6 +16,7 @@ from ignition.data import (
     digest_of,
     iterate,
     keeps_place,
+    length_after,
     length_of,
     rounds,
     sure_length,
@@ -67,10 +68,10 @@ def part_of(
     """
     size = distributed.world_size()
     if size == 1:
-        return iterate(loader, position.epoch, position.batch) if opened is None else opened
+        return iterate(loader, position.epoch, position.batch, shift=position.shift) if opened is None else opened
     if not is_stream(loader):
         shard = Shard(distributed.rank(), size)
-        batches = iterate(loader, position.epoch, _batches_read(position, size), shard, fill)
+        batches = iterate(loader, position.epoch, _batches_read(position, size), shard, fill, position.shift)
         return batches if sure else _ending_alike(batches)
     batches = iterate(loader, position.epoch, position.batch) if opened is None else opened
     return _of_stream(batches, ends_together=fill != "none")
@@ -80,10 +81,11 @@ def rounds_of(loader: Any, position: Position = _START, fill: Fill = "none", sur
     """How many batches this process takes in an epoch, where that is known; with `sure`, where it cannot be wrong."""
     size = distributed.world_size()
     if size == 1:
-        return sure_length(loader) if sure else length_of(loader)
+        length = sure_length(loader) if sure else length_of(loader)
+        return length_after(loader, position.shift) if position.shift else length
     if is_stream(loader) or (sure and sure_length(loader) is None):
         return None
-    left = rounds(loader, _batches_read(position, size), size, fill)
+    left = rounds(loader, _batches_read(position, size), size, fill, position.shift)
     return None if left is None else position.batch + left
 
 

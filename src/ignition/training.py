@@ -296,7 +296,7 @@ class Training:
     def begin_epoch(self) -> Pass:
         """Opens the next epoch's pass, after its on_epoch_begin."""
         self.position.epoch += 1
-        self.position.batch = self.position.offset = 0
+        self.position.batch = self.position.offset = self.position.shift = 0
         self.open_pass = self._new_pass()
         self.events.fire("epoch_begin")
         # After the event, in which a callback may still set the sampler's epoch or the batch size.
@@ -314,7 +314,7 @@ class Training:
         if self.open_pass is not None:
             self.open_pass = None
             self.position.epoch -= 1
-            self.position.batch = self.position.offset = 0
+            self.position.batch = self.position.offset = self.position.shift = 0
         self.pending = None
         self.means.reset()
 
