@@ -24,7 +24,7 @@ __all__ = ["check_alike", "raised_alike", "start", "together"]
 
 _KEY = "ignition/failed"
 _SECONDS_FOR_A_WORD = 3.0
-_SECONDS_FOR_THE_SAME = 1.0
+_SECONDS_FOR_THE_SAME = 2.0
 _GONE = "another process has died, or has left the script without an error"
 _EXPECTED = "the same calls in every process, in the same order"
 _FIX = "look for a call that only some processes make, such as one under if is_main()"
@@ -60,7 +60,7 @@ def together(by_agreement: Callable[[BaseException], bool] | None = None) -> Ite
 def raised_alike(error: BaseException) -> bool:
     """Whether all processes have raised the same error in the same call, so that they may go on together.
 
-    Only for what is raised where no process waits for another one. One that is alone with it waits a second in vain.
+    Only for what is raised where no process waits for another one. One that is alone with it waits two seconds in vain.
     """
     store = distributed.store()
     if store is None or not isinstance(error, IgnitionError) or isinstance(error, ProcessError):
