@@ -6,17 +6,27 @@ import dealing
 import numpy as np
 import pytest
 import torch
+from dealing import as_numbers, check_split
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+    get_worker_info,
+)
 
 from ignition import TensorLoader
 from ignition.data import (
     Borrowed,
     Shard,
     batch_weight,
+    can_shift,
     describe_batch,
     items_of,
     iterate,
@@ -403,3 +413,102 @@ def test_an_axis_that_the_first_tensor_lacks_is_an_error(batch, axis, shape):
 )
 def test_a_batch_is_described_in_words(batch, words):
     assert describe_batch(batch) == words
+
+
+# Workers that read the same
+
+
+class OfWorkers(IterableDataset):
+    """Samples that the workers share, or that each of them reads as if it were alone; or one and the same for ever."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __iter__(self):
+        info = get_worker_info()
+        parted = self.kind == "parted" and info is not None
+        numbers = range(info.id, 24, info.num_workers) if parted else range(24)
+        return iter([7] * 24 if self.kind == "constant" else numbers)
+
+
+def numbers_read(kind, workers, **options):
+    batches = iterate(DataLoader(OfWorkers(kind), 4, num_workers=workers, **options))
+    return sorted(number for batch in batches for number in batch.tolist())
+
+
+def test_a_stream_that_all_workers_read_alike_is_an_error():
+    with pytest.raises(BatchError, match=r"(?s)each of 2 workers.*expected: .*to do: .*get_worker_info"):
+        numbers_read("alike", 2)
+    passed_over = DataLoader(OfWorkers("alike"), 4, num_workers=2)
+    with pytest.raises(BatchError, match="the same batches"):
+        list(iterate(passed_over, start=4))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_stream_that_is_parted_by_worker_is_read_as_it_is(workers):
+    assert numbers_read("parted", workers) == list(range(24))
+
+
+def test_one_worker_may_read_all_and_a_constant_stream_shows_nothing():
+    assert numbers_read("alike", 0) == numbers_read("alike", 1) == list(range(24))
+    assert numbers_read("constant", 2) == [7] * 48
+
+
+# From any sample on
+
+
+def shiftable(count, size, drop_last):
+    data = torch.arange(count)
+    plain = {"batch_size": size, "drop_last": drop_last}
+    batches = BatchSampler(RandomSampler(range(count)), size, drop_last)
+    return {
+        "in order": DataLoader(TensorDataset(data), **plain),
+        "shuffled": DataLoader(TensorDataset(data), shuffle=True, **plain),
+        "workers": DataLoader(TensorDataset(data), shuffle=True, num_workers=1, **plain),
+        "a batch sampler": DataLoader(TensorDataset(data), batch_sampler=batches),
+        "tensors": TensorLoader(data, **plain),
+        "shuffled tensors": TensorLoader(data, shuffle=True, **plain),
+    }
+
+
+def read_from(loader, start, shift, processes):
+    """The samples of what each process reads, in its own order, and how many batches it was told."""
+    keyed = rekeyed(loader, 3, "train")
+    fill = "split" if processes > 1 else "none"
+    shares = [
+        [as_numbers(batch) for batch in iterate(keyed, 2, start, Shard(rank, processes), fill, shift)]
+        for rank in range(processes)
+    ]
+    return shares, rounds(loader, start, processes, fill, shift)
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize(("start", "shift"), [(0, 3), (2, 1), (4, 2), (6, 3)])
+@pytest.mark.parametrize("name", shiftable(1, 1, False))
+def test_what_is_left_of_an_epoch_is_read_from_any_sample_on(name, start, shift, drop_last):
+    count, size = 26, 4
+    whole = iterate(rekeyed(shiftable(count, count, False)[name], 3, "train"), 2)
+    (order,) = [as_numbers(batch) for batch in whole]
+    left = order[start * size + shift :]
+    loader = shiftable(count, size, drop_last)[name]
+    assert can_shift(loader)
+    for processes in (1, 2, 3):
+        shares, told = read_from(loader, start, shift, processes)
+        together = size * processes
+        expected = [left[place : place + together] for place in range(0, len(left), together)]
+        if drop_last and expected and len(expected[-1]) < together:
+            expected.pop()
+        check_split(shares, expected)
+        assert [len(share) for share in shares] == [told] * processes
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        [1, 2], iter([1]), DataLoader(Stream()), DataLoader(range(4), batch_sampler=[[1], [2, 3]]),
+        DataLoader(range(4), batch_size=None),
+        DataLoader(range(4), 2, sampler=RandomSampler(range(4), replacement=True)),
+    ],
+)  # fmt: skip
+def test_what_makes_its_batches_by_itself_is_read_from_whole_batches_on(loader):
+    assert not can_shift(loader)

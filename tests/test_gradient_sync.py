@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ignition import IgnitionWarning, Trainer, distributed, optimize
+from ignition.callbacks import Checkpoint
 from ignition.gradient_sync import GradientSync
 from ignition.strategy import Replica
 
@@ -45,6 +46,36 @@ def by_hand(count, size, epochs):
                 optimizer.zero_grad()
                 loss_of(replica, x, y).backward()
                 optimizer.step()
+    return values(model)
+
+
+def stepping_first(folder, steps, ends_around=None):
+    """A training whose function begins with the step on the gradients of the call before; it goes on where it was."""
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+
+    def train_fn(prepared, x, y):
+        optimizer.step()
+        optimizer.zero_grad()
+        around = ends_around is not None and trainer.step >= ends_around
+        loss_of(model if around else prepared, x, y).backward()
+
+    trainer = Trainer(model, optimizer, train_fn, loader(24), progress=False)
+    trainer.callbacks = [Checkpoint(folder)]
+    trainer.fit(steps=steps, resume=True)
+    return values(model)
+
+
+def stepping_first_by_hand(epochs):
+    model = net()
+    replica = DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    for _ in range(epochs):
+        for number, (x, y) in enumerate(loader(24)):
+            if number % 2 == distributed.rank():
+                optimizer.step()
+                optimizer.zero_grad()
+                loss_of(replica, x, y).backward()
     return values(model)
 
 
@@ -94,6 +125,25 @@ def counted_reductions():
     return travelled
 
 
+def with_lbfgs(size, evaluations):
+    """A training by LBFGS, which asks for the loss and its gradient as often as it likes in a step."""
+    model = net().double()  # how far a step goes hangs on the last digits
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=6, line_search_fn="strong_wolfe")
+
+    def train_fn(model, x, y):
+        def closure():
+            evaluations.append(1)
+            optimizer.zero_grad()
+            loss = loss_of(model, x.double(), y)
+            loss.backward()
+            return loss
+
+        return {"loss": optimizer.step(closure)}
+
+    trainer = Trainer(model, optimizer, train_fn, loader(24, size), progress=False)
+    return trainer.fit(epochs=2)["train_loss"] + values(model)
+
+
 def around(steps, optimized):
     """What is raised where the loss comes from a model from outside, or from a part of the model."""
     model = net()
@@ -113,7 +163,10 @@ def around(steps, optimized):
 
 def reduce_gradients(folder, what):
     if what == "right":
+        evaluations = []
         found = {
+            "LBFGS": with_lbfgs(4, evaluations),
+            "evaluations": len(evaluations),
             "plain": plain_training(loader(24), 2),
             "by hand": by_hand(24, 4, 2),
             "warned": [
@@ -123,8 +176,13 @@ def reduce_gradients(folder, what):
             "nothing in one": ignoring(NOTHING_IN_ONE),
             "nothing at all": ignoring(NOTHING_AT_ALL),
             "travelled": counted_reductions(),
+            "first": stepping_first(f"{folder}/first", 6),
+            "first, resumed": [stepping_first(f"{folder}/resumed", steps) for steps in (4, 6)],
+            "first, by hand": stepping_first_by_hand(2),
             "around": raised(lambda: around(lambda model, prepared: model, optimized=True)),
         }
+    elif what == "later":
+        found = {"around": raised(lambda: stepping_first(f"{folder}/around", 6, ends_around=3))}
     else:
         found = {"around": raised(lambda: around(lambda model, prepared: nn.Sequential(*prepared), optimized=False))}
     write(folder, found)
@@ -148,10 +206,14 @@ def test_gradients_come_together_as_a_loop_by_hand_has_them(tmp_path):
     run_processes(reduce_gradients, 2, tmp_path, "right", folder=tmp_path)
     first, second = read(tmp_path, 2)
     assert first["plain"] == first["by hand"]
-    for name in ("plain", "nothing in one", "nothing at all", "travelled"):
+    assert first["first"] == first["first, resumed"][-1] == first["first, by hand"]
+    for name in ("plain", "nothing in one", "nothing at all", "travelled", "first", "first, resumed"):
         assert first[name] == second[name]
     assert first["nothing in one"] == pytest.approx(exact(NOTHING_IN_ONE), abs=1e-6)
     assert first["nothing at all"] == pytest.approx(exact(NOTHING_AT_ALL), abs=1e-6)
+    alone = []
+    assert first["LBFGS"] == second["LBFGS"] == pytest.approx(with_lbfgs(8, alone), abs=1e-5)
+    assert first["evaluations"] == second["evaluations"] == len(alone) > 6
     # 7 batches, in rounds of 2 processes: 3 whole ones and a split one; the last window is short.
     assert first["travelled"] == [False, False, True, True]
     warned, silent = first["warned"]
@@ -163,8 +225,9 @@ def test_gradients_come_together_as_a_loop_by_hand_has_them(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_plain_step_around_the_model_is_an_error(tmp_path):
-    run_processes(reduce_gradients, 2, tmp_path, "around", folder=tmp_path)
+@pytest.mark.parametrize("when", ["around", "later"])
+def test_a_plain_step_around_the_model_is_an_error(tmp_path, when):
+    run_processes(reduce_gradients, 2, tmp_path, when, folder=tmp_path)
     assert any("about to step on gradients of this process alone" in one["around"] for one in read(tmp_path, 2))
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import time
-import traceback
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from ignition import Trainer, distributed, evaluate, evaluate_on_batch, optimize, parting, predict, sanity_checks
-from ignition.callbacks import TerminateOnNaN
+from ignition.callbacks import Checkpoint, TerminateOnNaN
 from ignition.parting import check_alike, together
 
 LIMIT = 10.0
@@ -123,6 +122,38 @@ def alone(event):
     trainer.fit(epochs=2)
 
 
+def saves_alone(then):
+    """One process saves, as under ``if is_main()``; the other goes on with something else."""
+    trainer = trainer_of()
+    trainer.fit(epochs=1)
+    if of_one():
+        trainer.save("by-hand")
+    else:
+        then(trainer)
+
+
+def saves_alone_in(event):
+    trainer = trainer_of()
+    trainer.on(event)(lambda trainer: trainer.save("by-hand") if of_one() else None)
+    trainer.fit(epochs=2)
+
+
+def loads_alone():
+    trainer = trainer_of()
+    trainer.save("checkpoint")
+    if of_one():
+        trainer.load("checkpoint")
+    else:
+        trainer.fit(epochs=1)
+
+
+def leaves_while_the_other_saves():
+    trainer = trainer_of()
+    trainer.fit(epochs=1)
+    if not of_one():
+        trainer.save("by-hand")
+
+
 def outside_of_fit():
     trainer = trainer_of()
     if of_one():
@@ -137,11 +168,32 @@ def goes_on_after_it():
     raise Broken(f"{first} | {second}")
 
 
+def goes_on_after_the_same():
+    """What all raise alike before the first batch parts nobody."""
+    trainer = trainer_of()
+    trainer.callbacks = [Checkpoint("one"), Checkpoint("two")]
+    said = [raised(lambda: trainer.fit(epochs=1)), raised(lambda: trainer.load("nowhere"))]
+    trainer.callbacks = []
+    said += [raised(lambda: trainer.evaluate([])), raised(lambda: trainer.fit(epochs=1))]
+    raise Broken(" | ".join(text.partition(":")[0] for text in said))
+
+
+def alone_with_it():
+    """One process raises before the first batch, and goes on."""
+    trainer = trainer_of()
+    trainer.callbacks = [Checkpoint("one"), Checkpoint("two")] if of_one() else []
+    raised(lambda: trainer.fit(epochs=1))
+    trainer.callbacks = []
+    trainer.fit(epochs=1)
+
+
 # What is done: what the process that begins it says, and what the other one says.
 BROKEN = "Broken: as it was told"
 TOLD = "ProcessError: process 1 ended: Broken: as it was told"
 WAITED = "ProcessError: process 1 has waited for the others to evaluate with it, and"
+SAVES = WAITED.replace("evaluate", "save")
 GONE = "ProcessError: another process has died, or has left the script without an error"
+TRAINS = GONE.replace("another", "process 0 is about to train, and another")
 FAULTS = {
     "the train function": (lambda: trainer_of(after(2, fail)).fit(epochs=2), BROKEN, TOLD),
     "the first batch": (lambda: trainer_of(after(0, fail)).fit(epochs=2), BROKEN, TOLD),
@@ -159,12 +211,19 @@ FAULTS = {
     ),
     "a step's event that measures": (lambda: alone("step_end"), WAITED, f"ProcessError: process 1 ended: {WAITED}"),
     "an epoch's event that measures": (lambda: alone("epoch_end"), WAITED, f"ProcessError: process 1 ended: {WAITED}"),
-    "a death": (lambda: trainer_of(after(2, lambda: os._exit(9))).fit(epochs=1), "", GONE),
-    "outside of fit": (outside_of_fit, BROKEN, GONE),
-    "one that ends early": (ends_early, "nothing", GONE),
-    "a bad argument": (
-        lambda: trainer_of(optimizer=3 if of_one() else None), "ArgumentError: optimizer is a int", GONE
+    "a step's event that saves": (lambda: saves_alone_in("step_end"), SAVES, f"ProcessError: process 1 ended: {SAVES}"),
+    "a record's event that saves": (lambda: saves_alone_in("record"), SAVES, f"ProcessError: process 1 ended: {SAVES}"),
+    "one that ends early, and does not save": (
+        leaves_while_the_other_saves, "nothing", "ProcessError: process 0 is about to save, and another process has"
     ),
+    "a death": (lambda: trainer_of(after(2, lambda: os._exit(9))).fit(epochs=1), "", GONE),
+    "outside of fit": (outside_of_fit, BROKEN, TOLD),
+    "one that ends early": (ends_early, "nothing", TRAINS),
+    "a bad argument": (
+        lambda: trainer_of(optimizer=3 if of_one() else None), "ArgumentError: optimizer is a int",
+        "ProcessError: process 1 ended: ArgumentError: optimizer is a int",
+    ),
+    "a bad fit": (alone_with_it, "ProcessError: the processes have parted", "ProcessError: the processes have parted"),
     "a loss that is not finite": (
         infinite_loss, "NotFiniteError: 'loss' is nan in step 1", "ProcessError: process 1 ended: NotFiniteError"
     ),
@@ -182,9 +241,17 @@ DIFFERENCES = {
         lambda: trainer_of(names=lambda name: f"{name}{int(of_one())}").fit(epochs=1), "returned 'loss0' in process 0"
     ),
     "calls": (other_calls, "process 0 is about to evaluate, and process 1 to train"),
+    "a save": (
+        lambda: saves_alone(lambda trainer: trainer.fit(epochs=1)), "process 0 is about to train, and process 1 to save"
+    ),
+    "a save beside an evaluation": (
+        lambda: saves_alone(lambda trainer: trainer.evaluate()), "process 0 is about to evaluate, and process 1 to save"
+    ),
+    "a load": (loads_alone, "process 0 is about to train, and process 1 to load"),
     "outputs": (lambda: predict(net(), lambda model, x: model(x)[:, : 2 + of_one()], loader()), "outputs is"),
     "an evaluation's loader": (lambda: trainer_of().evaluate(loader(21 + 4 * of_one())), "loader is [6, 21] in proc"),
     "a second try": (goes_on_after_it, "have parted"),
+    "the same error": (goes_on_after_the_same, "Broken: ArgumentError | CheckpointError | BatchError | nothing"),
     "checks": (lambda: sanity_checks(trainer_of()), "sanity_checks was called in one of 2 processes"),
 }  # fmt: skip
 
@@ -221,7 +288,7 @@ def _end_as(call, path):
     except SystemExit:
         said = "exit"
     except BaseException as error:
-        traceback.print_exc()
+        sys.excepthook(type(error), error, error.__traceback__)
         status, said = 1, f"{type(error).__name__}: {error}".partition("\n")[0]
     Path(path).write_text(said)
     distributed.close()

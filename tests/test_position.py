@@ -11,18 +11,18 @@ from quiet import nothing, numbered, quiet
 from ignition import optimize
 from ignition.position import Position
 
-NAMES = ["epoch", "batch", "step", "skipped", "offset"]  # as checkpoints have them
+NAMES = ["epoch", "batch", "step", "skipped", "offset", "shift"]  # as checkpoints have them
 
 
 def test_a_run_begins_before_its_first_epoch_with_nothing_done():
-    assert [getattr(Position(), name) for name in NAMES] == [0, 0, 0, 0, 0]
+    assert [getattr(Position(), name) for name in NAMES] == [0, 0, 0, 0, 0, 0]
     assert quiet(nothing, numbered(1)).training.position == Position()
 
 
 def test_it_has_the_names_of_a_checkpoint_and_takes_no_other():
     assert list(Position.__slots__) == NAMES
-    place = Position(1, 2, 3, 4, 5)
-    assert [getattr(place, name) for name in NAMES] == [1, 2, 3, 4, 5]
+    place = Position(1, 2, 3, 4, 5, 6)
+    assert [getattr(place, name) for name in NAMES] == [1, 2, 3, 4, 5, 6]
     with pytest.raises(AttributeError, match="steps"):
         place.steps = 4  # a wrong name in a state that is put back would else be lost without a word
     with pytest.raises(TypeError, match="steps"):

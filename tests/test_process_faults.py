@@ -36,11 +36,11 @@ def script(context: Any, tmp_path: Path) -> Callable[..., Runs]:
     return lambda name="script", **job: Runs(context, tmp_path / name, **job)
 
 
-def torchrun(size: int, job: dict[str, Any], *options: str) -> subprocess.Popen[str]:
+def torchrun(size: int, job: dict[str, Any], *options: str, script: Path = SCRIPT) -> subprocess.Popen[str]:
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, *command, str(SCRIPT), json.dumps(job)],
+        [sys.executable, *command, str(script), json.dumps(job)],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -183,6 +183,32 @@ def test_torchrun_prints_the_error_of_the_process_that_failed_last(tmp_path: Pat
     assert "rank      : 1 (local_rank: 1)" in last
     assert "in strike" in last
     assert last.rstrip(" =\n-").endswith("ZeroDivisionError: the fault of this test")
+
+
+OUTSIDE = """
+import torch
+from ignition import Trainer, distributed
+
+model = torch.nn.Linear(2, 1)
+trainer = Trainer(model, None, lambda model, x: None, [(torch.ones(2, 2),)] * 4, progress=False)
+trainer.fit(epochs=1)
+if distributed.rank() == 1:
+    raise ZeroDivisionError("between two fits")
+trainer.fit(epochs=1)
+"""
+
+
+@pytest.mark.fault("many processes: an error between two fits, under torchrun", "its traceback is printed last 1", 1)
+def test_torchrun_prints_an_error_between_two_fits_last(tmp_path: Path) -> None:
+    script = tmp_path / "outside.py"
+    script.write_text(OUTSIDE)
+    errors = finish(process := torchrun(2, {}, script=script))
+    assert process.returncode == 1
+    last = errors[errors.rindex("Root Cause") :]
+    assert "rank      : 1 (local_rank: 1)" in last
+    assert 'outside.py", line 9, in <module>' in last
+    assert last.rstrip(" =\n-").endswith("ZeroDivisionError: between two fits")
+    assert "process 1 ended: ZeroDivisionError: between two fits" in errors
 
 
 @pytest.mark.parametrize("whom", ["torchrun", "torchrun and all of its processes"])

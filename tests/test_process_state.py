@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from forked_processes import Runs, preloaded
-from process_script import BATCH, EPOCHS, SAMPLES
+from process_script import EPOCHS, SAMPLES
 
 from ignition import process_state
 from ignition.errors import CheckpointError
@@ -102,15 +103,63 @@ def test_streams_are_refused_by_another_number_of_processes(script: Callable[...
 
 
 @pytest.mark.slow
-def test_a_batch_size_that_does_not_meet_the_place_is_refused(script: Callable[..., Runs]) -> None:
-    runs = script(plain=True)
-    stop_inside(runs, 2, 1)
-    place = BATCH * len(runs.steps())
-    assert 0 not in runs.run(3, batch_size=7)
-    assert f"after {place} samples of an epoch, and now 3 processes read 7 samples a batch" in str(runs.reports(3))
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_of_a_size_that_does_not_meet_the_place_go_on_with_the_samples_that_are_left(
+    workers: int, script: Callable[..., Runs]
+) -> None:
+    runs = script(plain=True, workers=workers, epochs=2)
+    stop_inside(runs, 2, 1, batch_size=5)
+    at = [runs.steps()[-1][1]]
+    stop_inside(runs, 3, at[-1] + 1, batch_size=3)  # in the same epoch, and moved once more
+    at.append(runs.steps()[-1][1])
+    assert runs.run(1, batch_size=7) == [0], runs.log(3)
+    for epoch in (1, 2):
+        assert runs.samples_in(epoch, 3) == list(range(SAMPLES))
+    done = 10 * at[0] + 9 * (at[1] - at[0])
+    left = SAMPLES - done
+    assert left % 7
+    sizes = [len(samples) for epoch, step, samples in runs.steps() if epoch == 1 and step > at[1]]
+    assert sizes == [7] * (left // 7) + [left % 7]
+
+
+@pytest.mark.slow
+def test_an_epoch_with_a_moved_place_goes_on_to_the_same_bits_with_the_same_number(
+    script: Callable[..., Runs],
+) -> None:
+    whole, stopped = script("whole", epochs=2, plain=True), script("stopped", epochs=2, plain=True)
+    stop_inside(whole, 2, 1, batch_size=4)
+    shutil.copytree(whole.checkpoints, stopped.checkpoints)
+    step = whole.steps()[-1][1]
+    assert whole.run(3, batch_size=3) == [0] * 3, whole.log(3)
+    stop_inside(stopped, 3, step + 1, batch_size=3)
+    assert (8 * step) % 3
+    assert stopped.steps()[-1][0] == 1
+    assert stopped.run(3, batch_size=3) == [0] * 3, stopped.log(3)
+    assert stopped.reports(3) == whole.reports(3)
 
 
 # The place in the data, as numbers
+
+
+def test_a_place_that_no_batch_meets_is_kept_as_a_shift_of_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def after(then: dict[str, int], count: int, size: int, others: int, other_size: int) -> dict[str, int]:
+        monkeypatch.setattr("ignition.distributed.world_size", lambda: others)
+        state = {
+            "position": {"epoch": 1, "step": 3, "skipped": 0, "offset": 0, **then},
+            "processes": {"others": [{}] * (count - 1)},
+            "data": {"batch_size": size},
+        }
+        data = {"samples": 54, "batches": -(-54 // other_size), "batch_size": other_size}
+        return moved_position(state, data, "runs/a", True)
+
+    once = after({"batch": 1}, 2, 8, 3, 5)  # 16 samples: a batch of 1, as it were, and three of 5
+    assert (once["batch"], once["offset"], once["shift"]) == (1, 0, 1)
+    again = after({**once, "batch": 2}, 3, 5, 2, 7)  # 31 samples
+    assert (again["batch"], again["offset"], again["shift"]) == (2, 0, 3)
+    same = after(again, 2, 7, 3, 7)  # of the same size
+    assert (same["batch"], same["offset"], same["shift"]) == (1, 1, 3)
+    ended = after({**once, "batch": 4}, 3, 5, 2, 7)
+    assert (2 * ended["batch"] + ended["offset"], ended["shift"]) == (8, 0)
 
 
 def moved(batch: int, offset: int, then: tuple[int, int], now: tuple[int, int], monkeypatch: Any) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from processes import run_processes
@@ -10,7 +12,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from ignition import DDP, FSDP, TensorLoader, Trainer, distributed, evaluate_on_batch, freeze, optimize, unfreeze
-from ignition.callbacks import EMA, SWA, Callback, EarlyStopping
+from ignition.callbacks import EMA, SWA, Callback, Checkpoint, EarlyStopping
 from ignition.processes import Processes
 
 
@@ -67,6 +69,12 @@ def averages(size):
     return [result, kept.found]
 
 
+def with_checkpoint(size):
+    """Without a seed the order is that of torch's own, which `net` sets: with a Checkpoint one process has it too."""
+    path = f"{os.environ['CHECKPOINTS']}-{distributed.world_size()}"
+    return trained(loader(21, size, shuffle=True), callbacks=[Checkpoint(path)])
+
+
 class OfUnknownLength:
     """Batches that nobody can count beforehand."""
 
@@ -89,6 +97,7 @@ def cases(size):
         "windows of such weights": lambda: trained(loader(45, size), weighed=True, accumulate=2),
         "a window that is closed late": lambda: trained(OfUnknownLength(size), accumulate=4),
         "a TensorLoader": lambda: trained(TensorLoader(*samples(), batch_size=size, shuffle=True), seed=3),
+        "an order of no seed, with a checkpoint": lambda: with_checkpoint(size),
         "drop_last": lambda: trained(loader(21, size, drop_last=True)),
         "fewer samples than processes": lambda: trained(loader(1, size)),
         "a batch sampler": lambda: trained(
@@ -115,7 +124,8 @@ def close(found, expected):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
-def test_the_numbers_are_those_of_one_process(tmp_path, count):
+def test_the_numbers_are_those_of_one_process(tmp_path, count, monkeypatch):
+    monkeypatch.setenv("CHECKPOINTS", str(tmp_path / "checkpoints"))
     run_processes(train_all, count, tmp_path, folder=tmp_path)
     alone = {name: case() for name, case in cases(4 * count).items()}
     for result in read(tmp_path, count):

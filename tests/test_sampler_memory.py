@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -181,6 +182,8 @@ def test_workers_that_read_ahead_change_nothing(name, workers, tmp_path):
         again.fit(epochs=3, resume=True)
         assert not differences(again, fingerprint(whole)), checkpoint
         shutil.rmtree(tmp_path / "again")
+        del again
+        gc.collect()  # persistent workers end with their loader
 
 
 @pytest.mark.parametrize("name", LOADERS)

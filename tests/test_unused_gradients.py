@@ -30,6 +30,14 @@ def build(folder, kind, to_none):
                 optimizers[name].zero_grad(set_to_none=to_none)
         return {"loss": loss}
 
+    def steps_first(models, x, y):
+        for one in optimizers.values():
+            one.step()
+            one.zero_grad(set_to_none=to_none)
+        loss = crossentropy_loss(models["a"](x) + models["b"](x), y)
+        loss.backward()
+        return {"loss": loss}
+
     def steps_each_time(models, x, y):
         for one in optimizers.values():
             one.zero_grad(set_to_none=to_none)
@@ -42,7 +50,7 @@ def build(folder, kind, to_none):
         return {"loss": loss}
 
     x, y = torch.randn(28, 4), torch.randint(3, (28,))
-    train_fn = {"gathers": gathers, "steps each time": steps_each_time}[kind]
+    train_fn = {"gathers": gathers, "steps first": steps_first, "steps each time": steps_each_time}[kind]
     loader = TensorLoader(x, y, batch_size=4, shuffle=True)
     trainer = Trainer(models, optimizers, train_fn, loader, device="cpu", seed=0, progress=False)
     trainer.callbacks = [Checkpoint(folder, every=1, keep=1)]
@@ -56,7 +64,7 @@ def weights(trainer):
 @pytest.mark.fault("ended between calls that gather gradients by hand", "Equal 1")
 @pytest.mark.filterwarnings("ignore:.*took no step")
 @pytest.mark.parametrize("to_none", [True, False])
-@pytest.mark.parametrize("kind", ["gathers", "steps each time"])
+@pytest.mark.parametrize("kind", ["gathers", "steps first", "steps each time"])
 @pytest.mark.parametrize("cut", range(1, STEPS, 2))
 def test_a_run_that_is_taken_up_between_two_calls_ends_in_the_same_bits(tmp_path, kind, to_none, cut):
     whole = build(tmp_path / "whole", kind, to_none)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from ignition.device import tensors_in
 from ignition.errors import BatchError, CheckpointError
-from ignition.keyed import KeyedLoader, can_be_keyed, unsharded
-from ignition.shards import WHOLE, Borrowed, Fill, Shard, deal, drops_last, portions_in
+from ignition.keyed import KeyedLoader, batches_left, can_be_keyed, unsharded
+from ignition.shards import WHOLE, Borrowed, Fill, Shard, are_numbered, batches_in, deal, drops_last, portions_in
 from ignition.tensor_loader import KeyedTensors, TensorLoader
 from ignition.types import Stateful
 
@@ -24,12 +26,15 @@ __all__ = [
     "Fill",
     "Shard",
     "batch_weight",
+    "can_shift",
     "check_place_kept",
     "describe_batch",
+    "digest_of",
     "drop_workers",
     "items_of",
     "iterate",
     "keeps_place",
+    "length_after",
     "length_of",
     "rekeyed",
     "rounds",
@@ -38,7 +43,12 @@ __all__ = [
 
 
 def iterate(
-    loader: Iterable[Any], epoch: int = 1, start: int = 0, shard: Shard = WHOLE, fill: Fill = "none"
+    loader: Iterable[Any],
+    epoch: int = 1,
+    start: int = 0,
+    shard: Shard = WHOLE,
+    fill: Fill = "none",
+    shift: int = 0,
 ) -> Iterator[Any]:
     """The batches of one epoch, or those of them that fall to one process: the one way through any loader.
 
@@ -61,31 +71,73 @@ def iterate(
             knows what a batch is like. ``"borrow"``: each process without a batch in that round gets a `Borrowed`
             copy of its first. ``"split"``: what is read by indices is split, the samples of that round over all
             processes; the loader's drop_last leaves it out; elsewhere as ``"borrow"``.
+        shift: How many samples there are before batch 0. Only of what `can_shift`.
 
     Raises:
         ArgumentError: For several processes, if the loader's sampler picks the part of one process by itself and
             is no DistributedSampler. (That one is read as if it were for one process.)
     """
     if shard.size == 1:
-        return _of_one_process(loader, epoch, start)
+        return _of_one_process(loader, epoch, start, shift)
     if _is_stream(loader):
-        return islice(iter(loader), start, None)
+        return islice(_of_workers(loader), start, None)
     # Without a seed of the run: an order drawn by each process for itself would not be the same in all.
     loader = rekeyed(loader, 0, "")
     if isinstance(loader, (KeyedLoader, KeyedTensors)):
-        return loader.iterate(epoch, start, shard, fill)
+        return loader.iterate(epoch, start, shard, fill, shift)
     return _dealt(loader, start, shard, fill)
 
 
-def _of_one_process(loader: Iterable[Any], epoch: int, start: int) -> Iterator[Any]:
+def _of_one_process(loader: Iterable[Any], epoch: int, start: int, shift: int) -> Iterator[Any]:
     if isinstance(loader, (KeyedLoader, KeyedTensors)):
-        return loader.iterate(epoch, start)
+        return loader.iterate(epoch, start, shift=shift)
     if start == 0:
-        return iter(loader)
+        return _of_workers(loader)
     if _is_sequence(loader):  # what it makes when it is asked for a batch is not made for those that are passed over
         batches: Any = loader
         return (batches[place] for place in range(start, len(batches)))
-    return islice(iter(loader), start, None)
+    return islice(_of_workers(loader), start, None)
+
+
+def _of_workers(loader: Iterable[Any]) -> Iterator[Any]:
+    """The batches of a loader as they are; those of a stream that several workers read are looked at as they come."""
+    batches, workers = iter(loader), getattr(loader, "num_workers", 0)
+    is_stream = isinstance(loader, DataLoader) and isinstance(loader.dataset, IterableDataset)
+    return _checked(batches, workers) if is_stream and workers > 1 else batches
+
+
+def _checked(batches: Iterator[Any], workers: int) -> Iterator[Any]:
+    """Raises BatchError if all workers begin with the same batch, and do not go on with it: all would come again.
+
+    Workers give their batches in turn. So the first ones of all are known when the first comes again, and not before:
+    a stream of nothing but one batch, as one measures speed with, is left alone.
+    """
+    first = b""
+    for number, batch in enumerate(batches):
+        is_same = number == 0 or digest_of(batch) == first
+        if number == 0:
+            first = digest_of(batch)
+        elif number == workers and not is_same:
+            raise BatchError(
+                f"the stream gives the same batches to each of {workers} workers, and so each sample {workers} times",
+                expected="samples of its own for each worker",
+                fix="in __iter__ take the part of torch.utils.data.get_worker_info().id among its num_workers (and of "
+                "ignition.distributed.rank() among world_size()), or read it with num_workers=1",
+            )
+        yield batch
+        if is_same is (number == workers):  # another batch of another worker, or nothing but this one
+            break
+    yield from batches
+
+
+def digest_of(batch: Any) -> bytes:
+    """A digest of the tensors in a batch; empty where there are none. Waits for an accelerator."""
+    digest, any_there = hashlib.sha256(), False
+    for tensor in tensors_in(batch):
+        content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        digest.update(repr((tensor.dtype, tensor.shape)).encode() + content.numpy().tobytes())
+        any_there = True
+    return digest.digest() if any_there else b""
 
 
 def _dealt(loader: Any, start: int, shard: Shard, fill: Fill) -> Iterator[Any]:
@@ -97,7 +149,21 @@ def _dealt(loader: Any, start: int, shard: Shard, fill: Fill) -> Iterator[Any]:
         yield Borrowed.of(batch) if borrowed else batch
 
 
-def rounds(loader: Any, start: int = 0, size: int = 1, fill: Fill = "none") -> int | None:
+def can_shift(loader: Any) -> bool:
+    """Whether what is left of an epoch can be read from any of its samples on, in batches of another size."""
+    if isinstance(loader, TensorLoader):
+        return True
+    return can_be_keyed(loader) and type(loader).__iter__ is DataLoader.__iter__ and are_numbered(loader.batch_sampler)
+
+
+def length_after(loader: Any, shift: int) -> int:
+    """How many batches there are, all samples but the first `shift` being in them; of what `can_shift`."""
+    if isinstance(loader, TensorLoader):
+        return batches_in(max(0, loader.samples - shift), loader.batch_size, loader.drop_last)
+    return batches_left(unsharded(loader.batch_sampler), shift)
+
+
+def rounds(loader: Any, start: int = 0, size: int = 1, fill: Fill = "none", shift: int = 0) -> int | None:
     """How many rounds `iterate` makes of a user's loader; None where that cannot be told for sure.
 
     Args:
@@ -105,12 +171,15 @@ def rounds(loader: Any, start: int = 0, size: int = 1, fill: Fill = "none") -> i
         start: How many batches were passed over, those of all processes together.
         size: The number of processes.
         fill: What becomes of a last round with fewer batches than processes.
+        shift: How many samples there are before batch 0.
     """
     length = sure_length(loader)
     if length is None or (size > 1 and _is_stream(loader)):
         return None
     if size > 1 and isinstance(loader, DataLoader):  # a sampler for one process of several has the length of its part
         length = len(unsharded(loader.sampler if loader.batch_sampler is None else loader.batch_sampler))
+    if shift:
+        length = length_after(loader, shift)
     return portions_in(max(0, length - start), Shard(0, size), fill, drops_last(loader))
 
 

@@ -154,6 +154,11 @@ def close() -> None:
         gc.collect()  # what still holds a thread of the group: torch aborts now and then if Python ends before it does
 
 
+def opened_here() -> bool:
+    """Whether the processes have found one another by `start`, and have not parted."""
+    return _state.opened
+
+
 def _let_go() -> None:
     """Drops the groups that were made beside one of the script's own: torch may abort where they outlive Python."""
     _state.control = _state.saving = None

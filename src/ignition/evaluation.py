@@ -11,7 +11,7 @@ from ignition import distributed, loop
 from ignition.arguments import check_batch_axis, check_count, check_hyper, check_loader, check_model
 from ignition.data import rekeyed
 from ignition.device import as_device, device_of
-from ignition.parting import check_alike, together
+from ignition.parting import check_alike, raised_alike, together
 from ignition.progress import Progress
 from ignition.reading import size_of
 from ignition.signature import Signature
@@ -74,7 +74,7 @@ def evaluate(
     check_hyper(hyper, "hyper")
     signature.check_hyper(signature.select(hyper))
     distributed.start()
-    with together():
+    with together(raised_alike):
         check_alike("evaluate", loader=size_of(loader), max_steps=max_steps)
         return loop.evaluate(
             model,
@@ -131,7 +131,7 @@ def predict(
     check_batch_axis(batch_axis)
     check_count(max_steps, "max_steps")
     distributed.start()
-    with together():
+    with together(raised_alike):
         check_alike("predict", loader=size_of(loader), max_steps=max_steps)
         return loop.predict(
             model,

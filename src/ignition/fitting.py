@@ -19,7 +19,7 @@ from ignition.data import batch_weight, items_of, iterate, sure_length
 from ignition.errors import ArgumentError
 from ignition.events import Events, check_callbacks
 from ignition.goal import Goal, check_goal
-from ignition.parting import together
+from ignition.parting import check_alike, raised_alike, together
 from ignition.recording import check_columns_can_come
 from ignition.settings import Settings
 from ignition.sharded_checkpoint import read, write
@@ -44,7 +44,12 @@ def fit(
 ) -> None:
     """Runs `Trainer.fit`; `functions` are those that `Trainer.on` added."""
     check_goal(epochs, steps, eval_every, max_eval_steps)
-    with together(trainer.training.ends_by_agreement):
+    training = trainer.training
+
+    def by_agreement(error: BaseException) -> bool:
+        return training.ends_by_agreement(error) or (not training.has_begun and raised_alike(error))
+
+    with together(by_agreement):
         _fit(trainer, functions, epochs, steps, eval_every, max_eval_steps, resume)
 
 
@@ -64,6 +69,7 @@ def _fit(
             expected="one fit at a time",
             fix="call it when the first has ended, or train other things with a Trainer of their own",
         )
+    training.has_begun = False
     saver = _saver(check_callbacks(trainer.callbacks), resume)
     training.processes.check_alike(
         trainer, epochs=epochs, steps=steps, eval_every=eval_every, max_eval_steps=max_eval_steps, resume=resume
@@ -125,9 +131,10 @@ def _fit(
             saver.release()
 
 
-@together()
+@together(raised_alike)
 def save(training: Training, path: str | os.PathLike[str]) -> None:
     """Writes a checkpoint by hand: `Trainer.save`."""
+    check_alike("save")
     if not training.epoch_is_read:
         training.epoch_start.warn_if_lost(training.trainer.train_loader)
     # Not copied: nothing changes meanwhile.
@@ -137,11 +144,12 @@ def save(training: Training, path: str | os.PathLike[str]) -> None:
     distributed.barrier()
 
 
-@together()
+@together(raised_alike)
 def load(trainer: Trainer[Any], path: str | os.PathLike[str]) -> None:
     """Goes where a checkpoint was taken: `Trainer.load`."""
     training = trainer.training
     check_idle(training.is_fitting, "load")
+    check_alike("load")
     number = training.fit["number"]
     apply(training, read(Path(path)), str(path))
     # The next one is another fit, with a number that this script has not had.

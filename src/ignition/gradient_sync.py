@@ -8,7 +8,7 @@ gradient of the mean over all samples, however unequal the batches are. The weig
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,20 +58,24 @@ class GradientSync:
         self.stepped_plainly = False
         """Whether a step was taken without `optimize`, and so as the plain average over the processes."""
         self._replicas = [replica for model in models if (replica := replica_of(model)) is not None]
+        self._passes = [replica.forward_passes for replica in self._replicas]
+        self._begun_with = self._before = self._counts()  # the forward passes before the fit, and before this window
+        self._used: dict[Optimizer, list[int]] = {}  # those before each optimizer's last step
+        # Gradients that were there before the fit's first step: of the call before, or from a checkpoint.
+        self._are_kept = any(one.grad is not None for replica in self._replicas for one in replica.module.parameters())
         self._seen: set[Optimizer] = set()
         self._weights = 0  # a digest of what the batches weighed since the last record
 
     def begin_window(self) -> None:
-        """Counts forward passes anew."""
-        for replica in self._replicas:
-            replica.forward_passes.in_window = 0
+        """Notes how many forward passes there were before."""
+        self._before = self._counts()
 
     def begin_batch(self, weight: float | None, closing: bool) -> None:
         """Gradients travel in the last batch of a window only: what ``no_sync`` does."""
         self._weights = hash((self._weights, -1.0 if weight is None else weight))
         for replica in self._replicas:
             # torch learns a static graph in a pass whose gradients travel: those of the first batch do, and count once.
-            travels = closing or (replica.static_graph and not replica.forward_passes.have_begun)
+            travels = closing or (replica.static_graph and not replica.forward_passes.count)
             if replica.require_backward_grad_sync is not travels:  # to set it takes a module long
                 replica.require_backward_grad_sync = travels
 
@@ -116,8 +120,12 @@ class GradientSync:
             OptimizerError: If the forward pass went around the model that the function received, or the gradients of
                 the optimizer's first step differ from process to process.
         """
-        for replica in self._replicas:
-            bypassed = not replica.forward_passes.in_window
+        counts = self._counts()
+        # A function may begin with the step on the gradients of the call before: it has not used their forward pass.
+        used = self._used.get(optimizer, self._begun_with)
+        is_excused = self._are_kept and optimizer not in self._seen  # compared below
+        for replica, count, before, last in zip(self._replicas, counts, self._before, used, strict=True):
+            bypassed = count == before and count == last and not is_excused
             if bypassed and any(id(one) in replica.parameter_ids for one in _moved(optimizer)):
                 raise OptimizerError(
                     f"{type(optimizer).__name__} is about to step on gradients of this process alone: the model that "
@@ -126,9 +134,33 @@ class GradientSync:
                     fix="use that argument, and not a model from outside; give what else computes the loss "
                     "(model.encode) a place in the model's forward",
                 )
+        self._used[optimizer] = counts
         if optimizer not in self._seen:
             self._seen.add(optimizer)
             self._compare(optimizer)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process has a part of the parameters alone."""
+        return self._sharded is not None
+
+    def shared_closure(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """A closure of a step, whose loss is the mean over the processes.
+
+        Its gradients are already. A step that looks at the loss too, as that of LBFGS does, calls the closure as often
+        and goes as far in all processes.
+        """
+
+        def shared() -> Any:
+            loss = closure()
+            self.check(optimizer)
+            if isinstance(loss, Tensor):
+                loss = loss.detach().clone()
+                dist.all_reduce(loss)
+                return loss / distributed.world_size()
+            return loss if loss is None else distributed.sum_of([float(loss)])[0] / distributed.world_size()
+
+        return shared
 
     def warn_if_unequal(self) -> bool:
         """Warns if the processes had batches of different weights, and one of them stepped without `optimize`.
@@ -145,6 +177,9 @@ class GradientSync:
                 "place of zero_grad, backward and step is exact"
             )
         return unequal
+
+    def _counts(self) -> list[int]:
+        return [passes.count for passes in self._passes]
 
     def _compare(self, optimizer: Optimizer) -> None:
         gradients = [one.grad for one in _moved(optimizer) if one.grad is not None]

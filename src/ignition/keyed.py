@@ -33,9 +33,9 @@ from torch.utils.data import (
 from ignition.errors import ArgumentError
 from ignition.generators import generators_of, reseed
 from ignition.rng import key_of, keyed, keyed_blocks, seed_fetching
-from ignition.shards import WHOLE, Borrowed, Fill, Numbered, Shard, deal, drops_last, portions_in
+from ignition.shards import WHOLE, Borrowed, Fill, Numbered, Shard, batches_in, deal, drops_last, portions_in
 
-__all__ = ["KeyedLoader", "can_be_keyed", "unsharded"]
+__all__ = ["KeyedLoader", "batches_left", "can_be_keyed", "unsharded"]
 
 
 class _KeyedIndices(NamedTuple):
@@ -82,16 +82,18 @@ class KeyedLoader:
             **{"batch_sampler" if batched else "sampler": self._order},
         )
 
-    def iterate(self, epoch: int, start: int = 0, shard: Shard = WHOLE, fill: Fill = "none") -> Iterator[Any]:
+    def iterate(
+        self, epoch: int, start: int = 0, shard: Shard = WHOLE, fill: Fill = "none", shift: int = 0
+    ) -> Iterator[Any]:
         """The batches of `epoch` from number `start` on that fall to a process; as `ignition.data.iterate`."""
         if type(self._loader).__iter__ is not DataLoader.__iter__:
             # What a class of the user's makes of the batches need not be one for one: all are read, and counted after.
             return self._of_own_iter(epoch, start, shard, fill)
         if shard.size == 1:
-            self._order.place(epoch, start)
+            self._order.place(epoch, start, shift=shift)
             return iter(self._loader)
         vars(self._loader)["in_order"] = True  # or none could tell which batch is the borrowed one
-        borrowed = self._order.place(epoch, start, shard, fill)
+        borrowed = self._order.place(epoch, start, shard, fill, shift=shift)
         return _marked(iter(self._loader), borrowed)  # its workers start now
 
     def _of_own_iter(self, epoch: int, start: int, shard: Shard, fill: Fill) -> Iterator[Any]:
@@ -145,6 +147,7 @@ class _Place(NamedTuple):
     start: int
     shard: Shard
     fill: Fill
+    shift: int
     borrowed: set[int]  # the numbers, among those read, of the batches that are borrowed; known when they are asked for
 
 
@@ -162,7 +165,13 @@ class _KeyedOrder:
         self.place(1)
 
     def place(
-        self, epoch: int, start: int = 0, shard: Shard = WHOLE, fill: Fill = "none", of_all: bool = False
+        self,
+        epoch: int,
+        start: int = 0,
+        shard: Shard = WHOLE,
+        fill: Fill = "none",
+        of_all: bool = False,
+        shift: int = 0,
     ) -> set[int]:
         """Sets what the next iteration yields; `of_all` is whether a sampler's own sharding is passed by.
 
@@ -174,12 +183,13 @@ class _KeyedOrder:
             if self._of_all is None:  # kept, since a sampler may learn from epoch to epoch
                 self._of_all = unsharded(sampler)
             sampler = self._of_all
-        self._place = _Place(sampler, epoch, start, shard, fill, set())
+        self._place = _Place(sampler, epoch, start, shard, fill, shift, set())
         return self._place.borrowed
 
     def __len__(self) -> int:
-        sampler, _, start, shard, fill, _ = self._place
-        return portions_in(max(0, len(sampler) - start), shard, fill, self._drop_last)
+        sampler, _, start, shard, fill, shift, _ = self._place
+        length = batches_left(sampler, shift) if shift else len(sampler)
+        return portions_in(max(0, length - start), shard, fill, self._drop_last)
 
     def __iter__(self) -> Iterator[_KeyedIndices]:
         # The place is read now and not at the first batch: by then another iteration may have set its own.
@@ -188,11 +198,11 @@ class _KeyedOrder:
     def _from(self, this: _Place) -> Iterator[_KeyedIndices]:
         epoch, start = this.epoch, this.start
         order = _reseeded(this.sampler, epoch, key_of(self._seed, self._purpose, "order", epoch))
-        if this.shard.size == 1:
+        if this.shard.size == 1 and not this.shift:
             for place, indices in islice(enumerate(order), start, None):
                 yield _KeyedIndices(self._key(epoch, place), indices)
             return
-        batches = Numbered.of(order)
+        batches = Numbered.of(order, this.shift)
         if batches is None:
             join: Callable[[list[Any]], list[Any] | None] | None = _joined if self._makes_lists else None
             items: Iterable[Any] = islice(order, start, None)
@@ -220,6 +230,11 @@ def _joined(batches: list[Any]) -> list[Any] | None:
     if not all(isinstance(batch, list) for batch in batches):
         return None
     return [index for batch in batches for index in batch]
+
+
+def batches_left(sampler: Any, shift: int) -> int:
+    """How many batches a batch sampler makes of all of its samples but the first `shift`."""
+    return batches_in(max(0, len(sampler.sampler) - shift), sampler.batch_size, sampler.drop_last)
 
 
 def unsharded(sampler: Any) -> Any:

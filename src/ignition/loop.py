@@ -13,7 +13,7 @@ from ignition.means import Means
 from ignition.modes import evaluation_mode, training_mode
 from ignition.notes import explained
 from ignition.optimizers import watch_steps
-from ignition.parting import check_alike, together
+from ignition.parting import check_alike, raised_alike, together
 from ignition.passes import Pass, meet_first_batch, warn_if_short
 from ignition.predictions import Predictions
 from ignition.progress import Progress
@@ -181,7 +181,7 @@ def run_until_due(training: Training, this: Pass, limit: int | None) -> bool:
     return run_batches(this, None if limit is None else limit - 1)
 
 
-@together()
+@together(raised_alike)
 def measure(training: Training, loader: Any, max_steps: int | None) -> dict[str, float]:
     """An evaluation by a Trainer, with its events: of the model, and of the averages that callbacks keep of it."""
     signature = training.eval_signature
@@ -216,7 +216,7 @@ def _measured(training: Training, signature: Signature | None, loader: Any, max_
     return metrics
 
 
-@together()
+@together(raised_alike)
 def predict_with(training: Training, signature: Signature, loader: Any) -> Any:
     """A prediction by a Trainer."""
     check_alike("predict", loader=size_of(loader))

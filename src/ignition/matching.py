@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils.data import BatchSampler
 
 from ignition import distributed
 from ignition.checkpoint import Content
@@ -34,6 +35,8 @@ def data_size(loader: Any) -> dict[str, int | None]:
     """How many batches and samples there are in an epoch, and samples in a batch, as far as the loader says."""
     samples = length_of(getattr(loader, "dataset", None))
     size = getattr(loader, "batch_size", None)
+    if size is None and type(batches := getattr(loader, "batch_sampler", None)) is BatchSampler:
+        size = batches.batch_size
     return {
         "batches": length_of(loader),
         "samples": getattr(loader, "samples", samples),

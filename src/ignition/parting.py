@@ -5,22 +5,27 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch.distributed as dist
 
 from ignition import distributed
-from ignition.errors import ProcessError
+from ignition.errors import IgnitionError, ProcessError
 from ignition.running import running
 
-__all__ = ["check_alike", "together"]
+__all__ = ["check_alike", "raised_alike", "start", "together"]
 
 _KEY = "ignition/failed"
 _SECONDS_FOR_A_WORD = 3.0
+_SECONDS_FOR_THE_SAME = 2.0
+_GONE = "another process has died, or has left the script without an error"
 _EXPECTED = "the same calls in every process, in the same order"
 _FIX = "look for a call that only some processes make, such as one under if is_main()"
 
@@ -39,23 +44,85 @@ def together(by_agreement: Callable[[BaseException], bool] | None = None) -> Ite
     Raises:
         ProcessError: If another process has failed, has died, or has left for good.
     """
+    start()
+    _calls.begun += 1
     try:
         yield
     except BaseException as error:
         if distributed.world_size() == 1 or (by_agreement is not None and by_agreement(error)):
             raise
-        # An exit is never a consequence: it keeps its status when all processes make it at the same place.
-        first = None if isinstance(error, (ProcessError, SystemExit)) else _first_failure(error)
-        if first is None:
-            _tell(error)
-            raise
-        parted = ProcessError(
-            first,
-            expected="all processes to come to the end together",
-            fix="see that process's own error; it is the cause",
-        )
-        _tell(parted)
-        raise parted from error
+        parted = _part(error)
+        if parted is not None:
+            raise parted from error
+        raise
+
+
+def raised_alike(error: BaseException) -> bool:
+    """Whether all processes have raised the same error in the same call, so that they may go on together.
+
+    Only for what is raised where no process waits for another one. One that is alone with it waits two seconds in vain.
+    """
+    store = distributed.store()
+    if store is None or not isinstance(error, IgnitionError) or isinstance(error, ProcessError):
+        return False
+    text = f"{type(error).__name__}: {error}"
+    with contextlib.suppress(RuntimeError):  # of a store that is gone
+        keys = [f"ignition/raised/{_calls.begun}/{number}" for number in range(distributed.world_size())]
+        store.set(keys[distributed.rank()], text)
+        until = time.monotonic() + _SECONDS_FOR_THE_SAME
+        while not store.check(keys):
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.02)
+        return all(store.get(key).decode() == text for key in keys)
+    return False
+
+
+def start() -> None:
+    """Has the processes find one another; from then on an error of the script outside of all calls here ends all, too.
+
+    It is the one that torchrun shows last. What else Python would do with it is done.
+    """
+    distributed.start()
+    if _calls.guarded or not distributed.opened_here():
+        return
+    _calls.guarded, before = True, sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if distributed.opened_here():  # else it has been told already, or all is over
+            parted = _part(error)
+            if parted is not None:
+                parted.__cause__ = error
+                kind, error, trace = type(parted), parted, None
+        before(kind, error, trace)
+
+    sys.excepthook = hook
+
+
+class _Calls:
+    """What this process has begun together with the others."""
+
+    begun = 0
+    guarded = False
+
+
+_calls = _Calls()
+
+
+def _part(error: BaseException) -> ProcessError | None:
+    """Tells the others of an error and parts from them; of one that another process has caused, what to raise."""
+    # An exit is never a consequence: it keeps its status when all processes make it at the same place.
+    first = None if isinstance(error, (ProcessError, SystemExit)) else _first_failure(error)
+    if first is None:
+        _tell(error)
+        return None
+    parted = ProcessError(
+        first,
+        expected="all processes to come to the end together",
+        fix="see that process's own error; it is the cause",
+    )
+    _tell(parted)
+    return parted
 
 
 def check_alike(what: str, **settings: Any) -> None:
@@ -91,19 +158,18 @@ def check_alike(what: str, **settings: Any) -> None:
 
 
 def _said_by_all(what: str, text: str) -> list[str]:
-    if running.get() is None:
-        return distributed.gather_texts(text)
     try:
-        with distributed.meeting():
+        with nullcontext() if running.get() is None else distributed.meeting():
             return distributed.gather_texts(text)
     except RuntimeError as error:
-        if "timed out" not in str(error).lower():
+        number = distributed.rank()
+        if "timed out" in str(error).lower():
+            given = f"process {number} has waited for the others to {what} with it, and they did not come"
+        elif _first_failure(error) == _GONE:
+            given = f"process {number} is about to {what}, and {_GONE}"
+        else:
             raise
-        raise ProcessError(
-            f"process {distributed.rank()} has waited for the others to {what} with it, and they did not come",
-            expected=_EXPECTED,
-            fix=_FIX,
-        ) from error
+        raise ProcessError(given, expected=_EXPECTED, fix=_FIX) from error
 
 
 def _first_failure(error: BaseException) -> str | None:
@@ -118,7 +184,7 @@ def _first_failure(error: BaseException) -> str | None:
             if time.monotonic() >= until:
                 break
             time.sleep(0.05)
-    return "another process has died, or has left the script without an error" if broken else None
+    return _GONE if broken else None
 
 
 def _word() -> dict[str, Any] | None:
@@ -140,17 +206,21 @@ def _tell(error: BaseException) -> None:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
         get_error_handler().record_exception(error)
-        if isinstance(error, ProcessError):
-            _make_later(Path(os.environ["TORCHELASTIC_ERROR_FILE"]), error)
+        _say_more(Path(os.environ["TORCHELASTIC_ERROR_FILE"]), error)
     distributed.leave()
 
 
-def _make_later(file: Path, error: ProcessError) -> None:
-    """Has a consequence stand behind its cause in what torchrun prints: it knows the times by the second alone."""
+def _say_more(file: Path, error: Exception) -> None:
+    """Has torchrun print the traceback also where no error is being handled, and a consequence behind its cause.
+
+    It knows the times by the second alone. Of a consequence nobody needs the traceback.
+    """
+    is_later = isinstance(error, ProcessError)
+    text = f"{type(error).__name__}: {error}" if is_later else "".join(traceback.format_exception(error))
     try:
         written = json.loads(file.read_text())
         more = written["message"]["extraInfo"]
-        more |= {"py_callstack": f"{type(error).__name__}: {error}", "timestamp": str(int(more["timestamp"]) + 1)}
+        more |= {"py_callstack": text, "timestamp": str(int(more["timestamp"]) + is_later)}
         file.write_text(json.dumps(written))
     except (OSError, LookupError, TypeError, ValueError):  # another release of torch writes something else
         pass

@@ -83,7 +83,7 @@ def meet_first_batch(this: Pass, signature: Signature, device: torch.device, ite
     asked = perf_counter()
     first = next(this.batches, _NOTHING)
     if first is _NOTHING:
-        if this.position.batch:
+        if this.position.batch or this.position.offset or this.position.shift:
             return  # a pass that was left open, and whose loader has nothing more
         raise BatchError(
             f"the loader for {signature.role} gave no batch",

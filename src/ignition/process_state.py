@@ -102,16 +102,19 @@ def generators_from(state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     return fresh
 
 
-def moved_position(state: Mapping[str, Any], data: Mapping[str, int | None], source: str) -> dict[str, int]:
+def moved_position(
+    state: Mapping[str, Any], data: Mapping[str, int | None], source: str, can_shift: bool = False
+) -> dict[str, int]:
     """The position, counted in the batches of the processes that are there now: with the same samples left.
 
     Args:
         state: Of the checkpoint.
         data: What is known of the data now, as `ignition.matching.data_size` gives it.
         source: The checkpoint, for messages.
+        can_shift: Whether batches may begin at any sample; see `ignition.data.can_shift`.
 
     Raises:
-        CheckpointError: If what was read does not end where a batch of now would.
+        CheckpointError: If they may not, and what was read does not end where a batch of now would.
     """
     position: dict[str, int] = dict(state["position"])
     count, processes = 1 + len(state["processes"]["others"]), distributed.world_size()
@@ -120,17 +123,18 @@ def moved_position(state: Mapping[str, Any], data: Mapping[str, int | None], sou
     read = position["batch"] * count + position["offset"]  # in the batches of then
     then, now, samples, batches = state["data"]["batch_size"], data["batch_size"], data["samples"], data["batches"]
     if then and now and then != now:
-        if samples is not None and batches is not None and read * then >= samples:  # all, the last round being split
-            read = batches
-        elif read * then % now:
+        done = read * then + position.get("shift", 0)
+        if samples is not None and batches is not None and done >= samples:  # all, the last round being split
+            read, position["shift"] = batches, 0
+        elif done % now and not can_shift:
             raise CheckpointError(
-                f"the checkpoint {source} was written by {count} processes after {read * then} samples of an epoch, "
+                f"the checkpoint {source} was written by {count} processes after {done} samples of an epoch, "
                 f"and now {processes} processes read {now} samples a batch",
                 expected="a batch size in which that is a whole number of batches",
                 fix=f"use batch_size={then}, or go on with {count} processes to the end of the epoch",
             )
         else:
-            read = read * then // now
+            read, position["shift"] = divmod(done, now)
     position["batch"], position["offset"] = divmod(read, processes)
     return position
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
-import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from ignition import distributed
-from ignition.data import Borrowed, Fill, Shard, batch_weight, iterate, keeps_place, length_of, rounds, sure_length
-from ignition.device import tensors_in
+from ignition.data import (
+    Borrowed,
+    Fill,
+    Shard,
+    batch_weight,
+    digest_of,
+    iterate,
+    keeps_place,
+    length_after,
+    length_of,
+    rounds,
+    sure_length,
+)
 from ignition.errors import BatchError
 from ignition.means import Means
 from ignition.position import Position
@@ -59,10 +68,10 @@ def part_of(
     """
     size = distributed.world_size()
     if size == 1:
-        return iterate(loader, position.epoch, position.batch) if opened is None else opened
+        return iterate(loader, position.epoch, position.batch, shift=position.shift) if opened is None else opened
     if not is_stream(loader):
         shard = Shard(distributed.rank(), size)
-        batches = iterate(loader, position.epoch, _batches_read(position, size), shard, fill)
+        batches = iterate(loader, position.epoch, _batches_read(position, size), shard, fill, position.shift)
         return batches if sure else _ending_alike(batches)
     batches = iterate(loader, position.epoch, position.batch) if opened is None else opened
     return _of_stream(batches, ends_together=fill != "none")
@@ -72,10 +81,11 @@ def rounds_of(loader: Any, position: Position = _START, fill: Fill = "none", sur
     """How many batches this process takes in an epoch, where that is known; with `sure`, where it cannot be wrong."""
     size = distributed.world_size()
     if size == 1:
-        return sure_length(loader) if sure else length_of(loader)
+        length = sure_length(loader) if sure else length_of(loader)
+        return length_after(loader, position.shift) if position.shift else length
     if is_stream(loader) or (sure and sure_length(loader) is None):
         return None
-    left = rounds(loader, _batches_read(position, size), size, fill)
+    left = rounds(loader, _batches_read(position, size), size, fill, position.shift)
     return None if left is None else position.batch + left
 
 
@@ -205,12 +215,8 @@ def _ending_alike(batches: Iterator[Any]) -> Iterator[Any]:
 
 def _check_not_the_same(batch: Any) -> None:
     """Raises BatchError if two processes begin with the same batch."""
-    digest = hashlib.sha256()
-    for tensor in tensors_in(batch) if batch is not _END else ():
-        content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)  # waits for an accelerator
-        digest.update(repr((tensor.dtype, tensor.shape)).encode() + content.numpy().tobytes())
-    every = distributed.gather_texts(digest.hexdigest())
-    seen = [text for text in every if text != hashlib.sha256().hexdigest()]
+    every = distributed.gather_texts("" if batch is _END else digest_of(batch).hex())
+    seen = [text for text in every if text]
     if len(set(seen)) < len(seen):
         raise BatchError(
             f"the stream gives the same first batch to several of {distributed.world_size()} processes",

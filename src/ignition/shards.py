@@ -19,7 +19,19 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-__all__ = ["WHOLE", "Borrowed", "Fill", "Numbered", "Portion", "Shard", "deal", "drops_last", "portions_in"]
+__all__ = [
+    "WHOLE",
+    "Borrowed",
+    "Fill",
+    "Numbered",
+    "Portion",
+    "Shard",
+    "are_numbered",
+    "batches_in",
+    "deal",
+    "drops_last",
+    "portions_in",
+]
 
 Fill = Literal["none", "borrow", "split"]
 """What becomes of a last round with fewer batches than processes.
@@ -78,23 +90,17 @@ class Numbered:
     def __init__(self, indices: Sequence[Any], size: int, drop_last: bool) -> None:
         self._indices = indices
         self._size = size
-        self._count = len(indices) // size if drop_last else -(-len(indices) // size)
+        self._count = batches_in(len(indices), size, drop_last)
 
     @classmethod
-    def of(cls, order: Any) -> Numbered | None:
-        """The batches of a batch sampler; None where they can only be iterated, or drawing all indices may be much."""
-        if type(order) is not BatchSampler:
+    def of(cls, order: Any, shift: int = 0) -> Numbered | None:
+        """The batches of a batch sampler, without the first `shift` samples; None where `are_numbered` says no."""
+        if not are_numbered(order):
             return None
         inner: Any = order.sampler
-        if type(inner) is SequentialSampler:
-            indices: Sequence[Any] = range(len(inner))
-        elif type(inner) is RandomSampler and not inner.replacement and inner.num_samples <= len(inner.data_source):
-            indices = list(inner)
-        elif type(inner) in (SubsetRandomSampler, WeightedRandomSampler, DistributedSampler):
-            indices = list(inner)  # as torch does when their iteration begins
-        else:
-            return None
-        return cls(indices, order.batch_size, order.drop_last)
+        # As torch does when their iteration begins.
+        indices: Sequence[Any] = range(len(inner)) if type(inner) is SequentialSampler else list(inner)
+        return cls(indices[shift:], order.batch_size, order.drop_last)
 
     def __len__(self) -> int:
         return self._count
@@ -105,6 +111,19 @@ class Numbered:
     def joined(self, numbers: list[int]) -> list[Any]:
         """The indices of some batches, one after the other."""
         return [index for number in numbers for index in self[number]]
+
+
+def are_numbered(order: Any) -> bool:
+    """Whether the batches of a batch sampler can be made by their numbers, and drawing all indices is not much."""
+    inner: Any = order.sampler if type(order) is BatchSampler else None
+    if type(inner) is RandomSampler:
+        return not inner.replacement and inner.num_samples <= len(inner.data_source)
+    return type(inner) in (SequentialSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
+
+
+def batches_in(samples: int, size: int, drop_last: bool) -> int:
+    """How many batches so many samples make."""
+    return samples // size if drop_last else -(-samples // size)
 
 
 def deal(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ignition import distributed
 from ignition.checkpoint import Content
 from ignition.codec import decode, encode, give_back, plain_copy
+from ignition.data import can_shift
 from ignition.errors import CheckpointError
 from ignition.gathered_metrics import metric_of, restore_metrics
 from ignition.matching import check_data, check_model, check_tensor, checked_optimizers, data_size, is_usual, key_in
@@ -156,7 +157,7 @@ def apply(training: Training, content: Content, source: str) -> None:
         ]
         metrics = decode(state["metrics"], others, device=device)
         history = state["history"]
-        position = moved_position(state, data_size(trainer.train_loader), source)
+        position = moved_position(state, data_size(trainer.train_loader), source, can_shift(trainer.train_loader))
         hyper = decode(state["hyper"], others, trainer.hyper, objects, device)
         user_state = decode(part["state"], others, trainer.state, objects, device)
         callbacks = _checked_callbacks(trainer.callbacks, state["callbacks"], others, device)

@@ -127,13 +127,11 @@ class ForwardPasses:
     """Those of a replica; an object of its own, since a module takes long to set an attribute.
 
     Attributes:
-        in_window: How many there were since the optimizer's last step: one that went around the replica leaves
-            gradients that no other process knows of.
-        have_begun: Whether there was one at all: a static graph is learnt in the first one.
+        count: How many there were, with gradients. An optimizer that steps without a new one may have gradients that no
+            other process knows of. And a static graph is learnt in the first one.
     """
 
-    in_window: int = 0
-    have_begun: bool = False
+    count: int = 0
 
 
 class Replica(DistributedDataParallel):
@@ -161,9 +159,7 @@ class Replica(DistributedDataParallel):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the model's, with its gradients averaged in the backward pass."""
         if torch.is_grad_enabled():
-            passes = self.forward_passes
-            passes.in_window += 1
-            passes.have_begun = True
+            self.forward_passes.count += 1
         return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 

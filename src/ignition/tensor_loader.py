@@ -10,7 +10,7 @@ from torch import Tensor
 from ignition.device import as_device
 from ignition.errors import ArgumentError
 from ignition.rng import key_of
-from ignition.shards import WHOLE, Borrowed, Fill, Shard, deal
+from ignition.shards import WHOLE, Borrowed, Fill, Shard, batches_in, deal
 
 __all__ = ["KeyedTensors", "TensorLoader"]
 
@@ -78,14 +78,13 @@ class TensorLoader:
         self.samples = counts[0]
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.samples, self.batch_size)
-        return whole + (rest > 0 and not self.drop_last)
+        return batches_in(self.samples, self.batch_size, self.drop_last)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         return self.batches(torch.default_generator)
 
     def batches(
-        self, generator: torch.Generator, start: int = 0, shard: Shard = WHOLE, fill: Fill = "none"
+        self, generator: torch.Generator, start: int = 0, shard: Shard = WHOLE, fill: Fill = "none", shift: int = 0
     ) -> Iterator[tuple[Tensor, ...]]:
         """The batches of one epoch from number `start` on, or those of them that fall to one process.
 
@@ -94,24 +93,25 @@ class TensorLoader:
             start: How many batches, of all processes together, to pass over; nothing is indexed for them.
             shard: Which process of how many.
             fill: What becomes of a last round with fewer batches than processes.
+            shift: How many samples there are before batch 0.
         """
-        count = len(self) * self.batch_size if self.drop_last else self.samples
+        size = self.batch_size
+        count = (self.samples - shift) // size * size + shift if self.drop_last else self.samples
         order = None
         if self.shuffle:
             order = torch.randperm(self.samples, generator=generator)[:count].to(self.tensors[0].device)
         if shard.size > 1:
-            return self._dealt(order, count, start, shard, fill)
+            return self._dealt(order, range(shift + start * size, count, size), start, shard, fill)
         if order is not None:
             # All indices of the epoch are cut into batches at once: a split costs less than as many slices.
-            parts = torch.split(order, self.batch_size) if count else ()
+            parts = torch.split(order[shift:], size) if count > shift else ()
             return self._indexed(parts[start:])
-        return self._sliced(range(start * self.batch_size, count, self.batch_size))
+        return self._sliced(range(shift + start * size, count, size))
 
     def _dealt(
-        self, order: Tensor | None, count: int, start: int, shard: Shard, fill: Fill
+        self, order: Tensor | None, firsts: range, start: int, shard: Shard, fill: Fill
     ) -> Iterator[tuple[Tensor, ...]]:
-        firsts = range(start * self.batch_size, count, self.batch_size)
-        batches = (range(first, min(first + self.batch_size, count)) for first in firsts)
+        batches = (range(first, min(first + firsts.step, firsts.stop)) for first in firsts)
         for _, places, borrowed in deal(batches, start, shard, fill, self.drop_last, _joined):
             where = slice(places.start, places.stop)
             if order is None:
@@ -151,11 +151,11 @@ class KeyedTensors:
         self._purpose = purpose
 
     def iterate(
-        self, epoch: int, start: int = 0, shard: Shard = WHOLE, fill: Fill = "none"
+        self, epoch: int, start: int = 0, shard: Shard = WHOLE, fill: Fill = "none", shift: int = 0
     ) -> Iterator[tuple[Tensor, ...]]:
         """The batches of `epoch` from number `start` on that fall to a process; as `ignition.data.iterate`."""
         generator = torch.Generator().manual_seed(key_of(self._seed, self._purpose, "order", epoch))
-        return self._loader.batches(generator, start, shard, fill)
+        return self._loader.batches(generator, start, shard, fill, shift)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         return self.iterate(1)

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from ignition import arguments, distributed, finding, fitting, loop
+from ignition import arguments, distributed, finding, fitting, loop, parting
 from ignition.callbacks.base import Callback
 from ignition.data import iterate
 from ignition.device import as_device, move_model
@@ -58,7 +58,8 @@ class Trainer(Generic[Model]):
             and replayed. What Python does in it (prints, counts, appends) then happens at the capture only; one that
             writes to something outside itself, or waits for the GPU, is warned of and runs eagerly.
         seed: Seeds all generators at the first fit, and derives the order of the data and the randomness of each
-            batch from it, whatever the number of workers. None leaves everything to the user.
+            batch from it, whatever the number of workers. None leaves everything to the user; one process then shuffles
+            otherwise than many do, unless there is a `Checkpoint`.
         progress: Whether to show a bar (in a terminal or a notebook) and a line for each record.
 
     Attributes:
@@ -66,8 +67,7 @@ class Trainer(Generic[Model]):
         history: The records, a `History`.
         device: Where model and batches are.
         stop_reason: Why the last fit was stopped before its end, or None.
-        exception: What ended the last fit, or None. Its traceback keeps the tensors of the failed step alive until the
-            next fit; set it to None where they take up too much memory.
+        exception: What ended the last fit, or None. It keeps the tensors of the failed step until the next fit.
 
     Raises:
         ArgumentError: If an argument, or what is set in the place of one, has the wrong type, value or place.
@@ -95,7 +95,7 @@ class Trainer(Generic[Model]):
         accumulate: int = 1, clip_norm: float | None = None, strategy: str | DDP | FSDP = "auto",
         compile: bool | str | Mapping[str, Any] = False, seed: int | None = None, progress: bool = True,
     ) -> None:  # fmt: skip
-        distributed.start()
+        parting.start()
         arguments.check_parts(model, optimizer, train_fn, train_loader, eval_fn, test_loader, batch_axis)
         strategy, seed = check_strategy(strategy), None if seed is None else check_seed(seed)
         self.device = as_device(device)
@@ -292,7 +292,7 @@ class Trainer(Generic[Model]):
         return self.history
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a checkpoint, as `ignition.callbacks.Checkpoint` does, to a folder of its own.
+        """Writes a checkpoint as `ignition.callbacks.Checkpoint` does, to a folder of its own; all processes call it.
 
         Args:
             path: The folder. One that is there is replaced once the new one is whole.
@@ -300,11 +300,12 @@ class Trainer(Generic[Model]):
         Raises:
             CheckpointError: If there is something in ``trainer.state`` that a checkpoint cannot hold.
             OSError, TypeError: If it cannot be written, or `path` is no path; what was there stays.
+            ProcessError: If other processes do something else.
         """
         fitting.save(self.training, path)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Goes where a checkpoint was taken, of which everything is checked before anything is changed.
+        """Goes where a checkpoint was taken; all processes call it. All is checked before anything is changed.
 
         What callbacks keep is put back too; ``trainer.averaged`` has the averages. The next fit is one of its own.
 
@@ -312,9 +313,8 @@ class Trainer(Generic[Model]):
             path: A folder that `save` or a `Checkpoint` wrote.
 
         Raises:
-            ArgumentError: If a fit is running.
+            ArgumentError, ProcessError, TypeError: If a fit is running, other processes do not load, `path` is no path.
             CheckpointError: If it is broken or not there, or that of another model, optimizer or data set.
-            TypeError: If `path` is no path.
         """
         fitting.load(self, path)
 

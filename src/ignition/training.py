@@ -90,7 +90,7 @@ class Training:
         self.advisor, self.unused_gradients = Advisor(), UnusedGradients(self)
         self.seeded = self.is_fitting = self.is_measuring = False
         self.signal: int | None = None
-        self.has_begun = self.paused = self.ended_in_order = False  # has_begun: the running fit has come to the loop
+        self.has_begun = self.paused = self.ended_in_order = False  # has_begun: the last fit has come to the loop
         self.met: tuple[Signature, int] | None = None  # what the eval function has been tried on
         self.steps_unchecked, self.has_run = True, False  # has_run: this fit has used up something of an open pass
         self.step_dependents: list[str] = []
@@ -203,7 +203,7 @@ class Training:
                 "every so many steps"
             )
         self._seconds, self._since = self.elapsed(), None
-        self._scales, self.has_begun = self.scales(), False
+        self._scales = self.scales()
         if self.window is not None:
             self.window.detach()
         if self.trainer.exception is not None:
@@ -301,7 +301,7 @@ class Training:
     def begin_epoch(self) -> Pass:
         """Opens the next epoch's pass, after its on_epoch_begin."""
         self.position.epoch += 1
-        self.position.batch = self.position.offset = 0
+        self.position.batch = self.position.offset = self.position.shift = 0
         self.open_pass = self._new_pass()
         self.events.fire("epoch_begin")
         # After the event, in which a callback may still set the sampler's epoch or the batch size.
@@ -319,7 +319,7 @@ class Training:
         if self.open_pass is not None:
             self.open_pass = None
             self.position.epoch -= 1
-            self.position.batch = self.position.offset = 0
+            self.position.batch = self.position.offset = self.position.shift = 0
         self.pending = None
         self.means.reset()
 
@@ -347,7 +347,7 @@ class Training:
         loader, position = self.trainer.train_loader, self.position
         this.total, this.length = (rounds_of(loader, position, "split", sure) for sure in (False, True))
         asked = perf_counter()
-        source, read = self.source("train", loader), position.batch + position.offset
+        source, read = self.source("train", loader), position.batch + position.offset + position.shift
         opened = self.epoch_start.open(loader, position.epoch, read, is_keyed=source is not loader)
         batches = part_of(source, position, "split", opened, sure=this.length is not None)
         this.data_seconds += perf_counter() - asked

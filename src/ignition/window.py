@@ -292,10 +292,11 @@ class Window:
 
     # The optimizers' side
 
-    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._stepping:
-            return
-        if (args[1] if len(args) > 1 else kwargs.get("closure")) is not None:
+            return None
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is not None:
             self._check_closure(optimizer)
         if self.accumulate > 1 or self._scaled:
             cause = f"accumulate={self.accumulate}" if self.accumulate > 1 else 'precision="fp16"'
@@ -306,8 +307,13 @@ class Window:
             )
         if self._sync is not None:
             self._sync.stepped_plainly = True
-            if (args[1] if len(args) > 1 else kwargs.get("closure")) is None:
+            if closure is None:
                 self._sync.check(optimizer)
+            else:
+                shared = self._sync.shared_closure(optimizer, closure)
+                return (
+                    ((args[0], shared, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": shared})
+                )
         if self.clip_norm is not None:
             parameters, gradients = _with_gradients(optimizer)
             scale = getattr(optimizer, "grad_scale", None)
@@ -315,6 +321,7 @@ class Window:
                 torch._foreach_div_(gradients, scale)
                 optimizer.grad_scale = None  # type: ignore[attr-defined]
             self._clip(parameters)
+        return None
 
     def _check_closure(self, optimizer: Optimizer) -> None:
         fixes = ["use larger batches in the place of accumulate"] if self.accumulate > 1 else []
@@ -322,8 +329,8 @@ class Window:
             fixes.append('use precision="bf16" or "fp32"')
         if self.clip_norm is not None:
             fixes.append("clip in the closure, after backward: torch.nn.utils.clip_grad_norm_(parameters, norm)")
-        if self._sync is not None and isinstance(optimizer, torch.optim.LBFGS):  # each has a loss of its own
-            fixes.append("train with LBFGS in one process")
+        if self._sync is not None and self._sync.is_sharded and isinstance(optimizer, torch.optim.LBFGS):
+            fixes.append('train with strategy="ddp", since LBFGS makes one vector of all parameters')
         if fixes:
             raise OptimizerError(
                 f"{type(optimizer).__name__} steps with a closure, with {', '.join(self._settings)}",
