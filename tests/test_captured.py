@@ -8,6 +8,7 @@ import torchmetrics
 from torch import nn
 
 from ignition import Trainer, crossentropy_loss, freeze
+from ignition.callbacks import EarlyStopping, LRSchedule
 from ignition.captured import warn_of_captured
 from ignition.errors import IgnitionWarning
 
@@ -29,6 +30,14 @@ def holding(captured):
     return train_fn
 
 
+class Remembering:
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
 @pytest.mark.parametrize(
     ("captured", "words"),
     [
@@ -36,6 +45,10 @@ def holding(captured):
         (nn.Linear(2, 2), "the module 'captured' of train_fn"),
         (nn.BatchNorm1d(2, affine=False), "the module 'captured' of train_fn"),
         (torchmetrics.MeanMetric(), "the metric 'captured' of train_fn"),
+        (torch.optim.lr_scheduler.StepLR(optimizer, 1), "the scheduler 'captured' of train_fn"),
+        (torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer), "the scheduler 'captured' of train_fn"),
+        (torch.amp.GradScaler("cpu"), "the gradient scaler 'captured' of train_fn"),
+        (Remembering(), "the Remembering 'captured' of train_fn"),
     ],
 )
 def test_what_changes_in_training_and_belongs_to_nobody_is_named(captured, words):
@@ -50,6 +63,17 @@ def test_what_changes_in_training_and_belongs_to_nobody_is_named(captured, words
 )
 def test_what_is_covered_or_does_not_change_is_not_named(captured):
     warn_of_captured(trainer_of(holding(captured)))
+
+
+def test_what_a_callback_or_a_loader_is_or_holds_is_covered():
+    scheduler, loader = torch.optim.lr_scheduler.StepLR(optimizer, 1), Remembering()
+    for captured, callback in ((scheduler, LRSchedule(scheduler)), (own := EarlyStopping("val_loss", patience=1), own)):
+        trainer = trainer_of(holding(captured))
+        trainer.callbacks = [callback]
+        warn_of_captured(trainer)
+    trainer = trainer_of(holding(loader))
+    trainer.train_loader = loader
+    warn_of_captured(trainer)
 
 
 def from_globals(model, x, y):

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ignition import Trainer, crossentropy_loss, optimize
-from ignition.callbacks import Checkpoint
+from ignition.callbacks import Callback, Checkpoint
 from ignition.codec import decode, encode
 from ignition.errors import IgnitionWarning
 from ignition.generators import by_place, generators_of, put_back, put_back_by_place, reseed, state_of
@@ -173,6 +173,17 @@ class Noisy(Data):
         return self.transform(x) + 0.1 * self.own.normal() + 0.1 * self.more["python"].random(), y
 
 
+class Shaking(Callback):
+    """Changes the weights a little after each step, from a generator of its own."""
+
+    def __init__(self):
+        self.random = np.random.default_rng(7)
+
+    def on_step_end(self, trainer):
+        with torch.no_grad():
+            trainer.model[0].bias += 0.01 * self.random.normal()
+
+
 class Dropping(nn.Module):
     """Dropout from a generator of its own."""
 
@@ -205,9 +216,16 @@ def run(folder, ticker=None, workers=0):
     options = {"num_workers": workers, "multiprocessing_context": "fork"} if workers else {}
     loader = DataLoader(Noisy(), 6, shuffle=True, **options)
     trainer = Trainer(model, optimizer, train_fn, loader, eval_fn, DataLoader(Noisy(), 8), device="cpu", progress=False)
-    trainer.callbacks = [Checkpoint(folder, every=1)]
+    trainer.callbacks = [Shaking(), Checkpoint(folder, every=1)]
+    wobbling = random.Random(3)
+
+    @trainer.on("step_end")
+    def _(trainer):
+        with torch.no_grad():
+            trainer.model[2].bias += 0.01 * wobbling.random()
+
     trainer.fit(epochs=2, eval_every=3, resume=True)
-    assert len(trainer.training.generators.capture()["kept"]) == 2
+    assert len(trainer.training.generators.capture()["kept"]) == 4
     return trainer
 
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 import pytest
 from torch import nn
 
-from ignition.structure import like, named, suffix
+from ignition.structure import by_class, like, named, suffix
 
 
 class Pair(NamedTuple):
@@ -64,3 +64,7 @@ def test_a_change_leaves_the_original_alone():
 def test_only_one_of_several_has_a_suffix():
     assert [suffix(name) for name in named(1)] == [""]
     assert [suffix(name) for name in named({"G": 1, "D": 2})] == ["_G", "_D"]
+
+
+def test_objects_are_told_apart_by_class_and_place():
+    assert [name for name, _ in by_class([1, "a", 2, None])] == ["int.1", "str.1", "int.2", "NoneType.1"]

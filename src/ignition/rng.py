@@ -19,7 +19,7 @@ import torch
 
 from ignition.errors import ArgumentError
 from ignition.generators import by_place, put_back, put_back_by_place, reseed, state_of
-from ignition.structure import named
+from ignition.structure import by_class, named
 
 __all__ = [
     "Generators",
@@ -92,10 +92,10 @@ def restore(states: dict[str, Any]) -> None:
 
 
 class Generators:
-    """All generators of a training: the three, and those that its functions and its models keep for themselves.
+    """All generators of a training: the three, and those that its functions, models and callbacks keep for themselves.
 
     Args:
-        trainer: What has ``train_fn``, ``eval_fn`` and ``model``.
+        trainer: What has ``train_fn``, ``eval_fn``, ``model`` and ``callbacks``.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -121,6 +121,8 @@ class Generators:
 
     def _found(self) -> dict[str, Any]:
         roots = {"train_fn": self._trainer.train_fn, "eval_fn": self._trainer.eval_fn}
+        roots |= {f"callbacks.{name}": one for name, one in by_class(self._trainer.callbacks)}
+        roots |= {f"on.{event}.{place}": one for place, (event, one) in enumerate(self._trainer._functions)}
         for name, model in named(self._trainer.model).items():
             roots |= {".".join(filter(None, ("model", name, path))): one for path, one in model.named_modules()}
         return by_place(roots)

@@ -20,7 +20,7 @@ from ignition.modes import is_frozen, set_frozen
 from ignition.position import Position
 from ignition.process_state import gathered, generators_from, means_from, moved_position, own_part, parts_in
 from ignition.strategy import as_sharded
-from ignition.structure import named, suffix
+from ignition.structure import by_class, named, suffix
 
 if TYPE_CHECKING:
     from ignition.callbacks.base import Callback
@@ -101,7 +101,7 @@ def capture(
         "optimizers": optimizers.encoded,
         "callbacks": {
             name: encode(callback.state_dict(), others, f"callback.{name}")
-            for name, callback in _by_name(trainer.callbacks)
+            for name, callback in by_class(trainer.callbacks)
         },
         "optimizer_kinds": {name: type(one).__name__ for name, one in named(trainer.optimizer).items()},
         "extra": extra,
@@ -297,19 +297,10 @@ def _parameters(models: Any) -> Iterator[tuple[str, nn.Parameter]]:
             yield key_in(name, path), parameter
 
 
-def _by_name(callbacks: list[Callback]) -> Iterator[tuple[str, Callback]]:
-    """The callbacks, each under its class's name and its place among those of that class."""
-    counts: dict[str, int] = {}
-    for callback in callbacks:
-        name = type(callback).__name__
-        counts[name] = counts.get(name, 0) + 1
-        yield f"{name}.{counts[name]}", callback
-
-
 def _checked_callbacks(
     callbacks: list[Callback], saved: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device
 ) -> list[tuple[Callback, dict[str, Any]]]:
-    return [(one, decode(saved[name], tensors, device=device)) for name, one in _by_name(callbacks) if saved.get(name)]
+    return [(one, decode(saved[name], tensors, device=device)) for name, one in by_class(callbacks) if saved.get(name)]
 
 
 def _model_state(module: nn.Module, name: str, content: Content, extra: Mapping[str, Any]) -> dict[str, Any]:

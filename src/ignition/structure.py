@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["like", "named", "suffix"]
+__all__ = ["by_class", "like", "named", "suffix"]
 
 
 def named(objects: Any) -> dict[str, Any]:
@@ -48,3 +48,12 @@ def like(objects: Any, change: Callable[[Any], Any]) -> Any:
 def suffix(name: str) -> str:
     """How a name of `named` is put behind another word: ``""`` for the only one, else ``"_name"``."""
     return f"_{name}" if name else ""
+
+
+def by_class(objects: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """Objects, each under its class's name and its place among those of that class."""
+    counts: dict[str, int] = {}
+    for one in objects:
+        name = type(one).__name__
+        counts[name] = counts.get(name, 0) + 1
+        yield f"{name}.{counts[name]}", one
