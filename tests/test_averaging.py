@@ -622,6 +622,37 @@ def test_the_pass_over_shuffled_data_under_a_seed_is_the_same_each_time():
     assert_equal(*states, 0)
 
 
+class Counting(nn.Linear):
+    """A layer that counts its calls, and gives them to a state dict beside its tensors."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)
+
+    def get_extra_state(self):
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state):
+        self.calls = state["calls"]
+
+
+@pytest.mark.parametrize("make", [lambda: EMA(0.9), lambda: SWA(1)])
+def test_an_average_of_a_model_with_extra_state_goes_into_a_checkpoint_and_comes_back(make, tmp_path):
+    trainer = training(nn.Sequential(Counting(3, 2)))
+    trainer.callbacks = [make()]
+    trainer.fit(epochs=1)
+    trainer.save(tmp_path / "a")
+    other = training(nn.Sequential(Counting(3, 2)))
+    other.callbacks = [make()]
+    other.load(tmp_path / "a")
+    ((_, average),) = trainer.averaged.items()
+    ((_, loaded),) = other.averaged.items()
+    assert loaded[0].calls == average[0].calls
+    assert torch.equal(loaded[0].weight, average[0].weight)
+
+
 def test_both_averages_can_be_kept_at_once():
     trainer = training(network())
     trainer.callbacks = [EMA(0.9), SWA(1)]

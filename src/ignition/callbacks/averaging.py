@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -279,7 +280,10 @@ class _Average:
             return self._loaded
         # Copies: the averages go on being changed in place.
         return {
-            name: {key: value.detach().clone() for key, value in averaged.state_dict().items()}
+            name: {
+                key: value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+                for key, value in averaged.state_dict().items()
+            }
             for name, averaged in named(self._averaged).items()
         }
 
