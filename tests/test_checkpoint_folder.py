@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ignition.checkpoint import Content, write
-from ignition.checkpoint_folder import is_end, name_of, paths_in, place_in, read_named
+from ignition.checkpoint_folder import is_end, is_name, name_of, paths_in, place_in, read_named
 from ignition.errors import CheckpointError
 
 PLACES = st.tuples(st.integers(0, 2000), st.integers(0, 3 * 10**9), st.booleans())
@@ -31,6 +31,8 @@ def test_a_name_says_fit_and_step_and_whether_the_fit_ended(fit, step, ended, na
     assert name_of(fit, step, "-end" if ended else "") == name
     assert place_in(Path("runs", name)) == (fit, step, ended)
     assert is_end(Path("runs", name)) is ended
+    assert is_name(name)
+    assert not is_name(f"../{name}")
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,7 @@ def test_a_name_says_fit_and_step_and_whether_the_fit_ended(fit, step, ended, na
 def test_what_has_another_name_is_no_checkpoint(name, tmp_path):
     assert place_in(Path(name)) == (0, 0, False)
     assert not is_end(Path(name))
+    assert not is_name(name)
     if name:
         (tmp_path / name).mkdir()
     assert paths_in(tmp_path) == []

@@ -9,7 +9,7 @@ from ignition import sharded_checkpoint
 from ignition.checkpoint import Content
 from ignition.errors import CheckpointError
 
-__all__ = ["is_end", "name_of", "paths_in", "place_in", "read_named"]
+__all__ = ["is_end", "is_name", "name_of", "paths_in", "place_in", "read_named"]
 
 _NAME = re.compile(r"fit-(\d{3,})-step-(\d{9,})(-end)?")
 
@@ -24,6 +24,11 @@ def paths_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=place_in)
+
+
+def is_name(name: str) -> bool:
+    """Whether it is the name of a checkpoint, and so of nothing outside its folder."""
+    return _NAME.fullmatch(name) is not None
 
 
 def place_in(path: Path) -> tuple[int, int, bool]:
