@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ignition.checkpoint import Content, write
-from ignition.checkpoint_folder import is_end, is_name, name_of, paths_in, place_in, read_named
+from ignition.checkpoint_folder import (
+    is_end,
+    is_name,
+    name_of,
+    paths_in,
+    place_in,
+    read_named,
+    to_be_removed,
+)
 from ignition.errors import CheckpointError
 
 PLACES = st.tuples(st.integers(0, 2000), st.integers(0, 3 * 10**9), st.booleans())
@@ -138,3 +146,29 @@ def test_one_that_was_exchanged_for_another_is_broken_and_says_what_it_holds(hel
 def test_one_that_is_not_there_is_an_error_that_names_it(tmp_path):
     with pytest.raises(CheckpointError, match="fit-002-step-000000007"):
         read_named(tmp_path / "fit-002-step-000000007")
+
+
+# What is kept
+
+
+@pytest.mark.parametrize(
+    ("keep", "others", "kept"),
+    [
+        (1, [], ["fit-001-step-000000008-end", "fit-002-step-000000012"]),
+        (2, [], ["fit-001-step-000000008-end", "fit-002-step-000000010", "fit-002-step-000000012"]),
+        (1, ["fit-001-step-000000004-end"],
+         ["fit-001-step-000000004-end", "fit-001-step-000000008-end", "fit-002-step-000000012"]),
+        (4, [], ["fit-001-step-000000008", "fit-001-step-000000008-end", "fit-002-step-000000010",
+                 "fit-002-step-000000012"]),
+        (9, [], ["fit-001-step-000000004", "fit-001-step-000000008", "fit-001-step-000000008-end",
+                 "fit-002-step-000000010", "fit-002-step-000000012"]),
+    ],
+)  # fmt: skip
+def test_the_newest_are_kept_and_of_each_fit_the_last_end(keep, others, kept):
+    names = [
+        "fit-001-step-000000004", "fit-001-step-000000004-end", "fit-001-step-000000008", "fit-001-step-000000008-end",
+        "fit-002-step-000000010", "fit-002-step-000000012",
+    ]  # fmt: skip
+    paths = [Path("runs", name) for name in names]
+    gone = to_be_removed(paths, keep, [None, *(Path("runs", name) for name in others)])
+    assert [path.name for path in paths if path not in gone] == kept

@@ -380,3 +380,24 @@ def test_other_parameter_groups_are_refused(tmp_path):
     trainer.optimizer.add_param_group({"params": trainer.model[0].parameters()})
     with pytest.raises(CheckpointError, match="group"):
         trainer.fit(epochs=2, resume=True)
+
+
+def test_the_end_of_a_fit_that_was_raised_takes_the_place_of_the_one_before(tmp_path):
+    for epochs in (1, 2, 4):
+        prepared(tmp_path / "a").fit(epochs=epochs, resume=True)
+        ends = sorted(path.name for path in (tmp_path / "a").glob("fit-*-end"))
+        assert ends == [f"fit-001-step-{4 * epochs:09d}-end"]
+    assert len(list((tmp_path / "a").glob("fit-*"))) == 2
+    trainer = prepared(tmp_path / "a")
+    trainer.fit(epochs=4, resume=True)
+    trainer.fit(epochs=1, resume=True)
+    ends = sorted(path.name for path in (tmp_path / "a").glob("fit-*-end"))
+    assert ends == ["fit-001-step-000000016-end", "fit-002-step-000000020-end"]
+
+
+def test_the_end_before_stays_until_the_new_one_is_whole(tmp_path):
+    prepared(tmp_path / "a").fit(epochs=1, resume=True)
+    with pytest.raises(Killed):
+        prepared(tmp_path / "a", Ticker(20)).fit(epochs=5, resume=True)
+    ends = sorted(path.name for path in (tmp_path / "a").glob("fit-*-end"))
+    assert ends == ["fit-001-step-000000004-end"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from ignition import sharded_checkpoint
 from ignition.checkpoint import Content
 from ignition.errors import CheckpointError
 
-__all__ = ["is_end", "is_name", "name_of", "paths_in", "place_in", "read_named"]
+__all__ = ["is_end", "is_name", "name_of", "paths_in", "place_in", "read_named", "to_be_removed"]
 
 _NAME = re.compile(r"fit-(\d{3,})-step-(\d{9,})(-end)?")
 
@@ -58,3 +59,18 @@ def read_named(path: Path) -> Content:
             fix="give a folder that was renamed or exchanged its name back, or delete it",
         )
     return content
+
+
+def to_be_removed(paths: list[Path], keep: int, others: Iterable[Path | None]) -> list[Path]:
+    """Which of the checkpoints in a folder are kept no more.
+
+    Args:
+        paths: All of them, oldest first.
+        keep: How many of the newest are kept. Each fit's end is besides; one that is there twice, since the number of
+            epochs was raised after it, is the newer one alone.
+        others: What else is kept.
+    """
+    ends = {place_in(path)[0]: path for path in paths if is_end(path)}
+    counted = [path for path in paths if not is_end(path) or path in ends.values()]
+    kept = {*counted[-keep:], *ends.values(), *others}
+    return [path for path in paths if path not in kept]

@@ -13,7 +13,7 @@ from ignition.callbacks.base import Callback
 from ignition.callbacks.saving import mode_of
 from ignition.callbacks.schedule import positive_count
 from ignition.checkpoint import Content
-from ignition.checkpoint_folder import is_end, is_name, name_of, paths_in, place_in, read_named
+from ignition.checkpoint_folder import is_end, is_name, name_of, paths_in, place_in, read_named, to_be_removed
 from ignition.data import check_place_kept
 from ignition.duration import seconds_of
 from ignition.errors import ArgumentError, CheckpointError, warn
@@ -393,8 +393,5 @@ class Checkpoint(Callback):
         self.last_path = path
         if not distributed.is_main():
             return
-        paths = paths_in(self.folder)
-        kept = {*paths[-self.keep :], *filter(is_end, paths), self.best_path, path}
-        for one in paths:
-            if one not in kept:
-                checkpoint.remove(one)
+        for one in to_be_removed(paths_in(self.folder), self.keep, [self.best_path, path]):
+            checkpoint.remove(one)
