@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ignition.checkpoint import Content, write
+from ignition.checkpoint import Content, OtherVersion, write
 from ignition.checkpoint_folder import (
+    end_of,
     is_end,
     is_name,
     name_of,
@@ -172,3 +173,33 @@ def test_the_newest_are_kept_and_of_each_fit_the_last_end(keep, others, kept):
     paths = [Path("runs", name) for name in names]
     gone = to_be_removed(paths, keep, [None, *(Path("runs", name) for name in others)])
     assert [path.name for path in paths if path not in gone] == kept
+
+
+def test_the_end_of_a_fit_is_found_among_those_of_others(tmp_path):
+    for fit, step, ended in [(1, 4, True), (2, 6, True), (2, 8, True), (3, 9, False)]:
+        write(tmp_path / name_of(fit, step, "-end" if ended else ""), content(fit, step, ended))
+    path, found = end_of(2, tmp_path / "fit-003-step-000000009")
+    assert path.name == "fit-002-step-000000008-end"
+    assert found.state["fit"]["number"] == 2
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_end_that_is_lost_is_told_with_the_way_that_works(there, tmp_path):
+    newest = tmp_path / "fit-003-step-000000009"
+    write(newest, content(3, 9))
+    if there:
+        (tmp_path / "fit-002-step-000000008-end").mkdir()
+    with pytest.raises(CheckpointError) as caught:
+        end_of(2, newest)
+    found, _, fix = caught.value.args
+    assert ("fit-002-step-000000008-end is broken: state.json cannot be read" in found) is there
+    assert ("has no checkpoint of the end of fit 2" in found) is not there
+    assert f'put trainer.load("{newest}") in the place of fits 2 to 3' in fix
+
+
+def test_an_end_of_another_release_is_told_as_such(tmp_path, monkeypatch):
+    monkeypatch.setattr("ignition.checkpoint.VERSION", 2)
+    write(tmp_path / "fit-002-step-000000008-end", content(2, 8, True))
+    monkeypatch.undo()
+    with pytest.raises(OtherVersion):
+        end_of(2, tmp_path / "fit-003-step-000000009")

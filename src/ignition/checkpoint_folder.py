@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ignition import sharded_checkpoint
-from ignition.checkpoint import Content
+from ignition.checkpoint import Content, OtherVersion
 from ignition.errors import CheckpointError
 
-__all__ = ["is_end", "is_name", "name_of", "paths_in", "place_in", "read_named", "to_be_removed"]
+__all__ = ["end_of", "is_end", "is_name", "name_of", "paths_in", "place_in", "read_named", "to_be_removed"]
 
 _NAME = re.compile(r"fit-(\d{3,})-step-(\d{9,})(-end)?")
 
@@ -59,6 +59,37 @@ def read_named(path: Path) -> Content:
             fix="give a folder that was renamed or exchanged its name back, or delete it",
         )
     return content
+
+
+def end_of(number: int, newest: Path) -> tuple[Path, Content]:
+    """The checkpoint of the end of a fit that is to be passed over, and what is in it.
+
+    Args:
+        number: The fit.
+        newest: The newest checkpoint in the folder, of a later fit.
+
+    Raises:
+        CheckpointError: If it is not there, or broken. The result of that fit is lost then: code between it and the
+            next one would see an untrained model.
+    """
+    ends = [one for one in paths_in(newest.parent) if is_end(one) and place_in(one)[0] == number]
+    found, broken = f"{newest.parent} has no checkpoint of the end of fit {number}", None
+    if ends:
+        try:
+            return ends[-1], read_named(ends[-1])
+        except OtherVersion:
+            raise
+        except CheckpointError as error:
+            found, broken = str(error.args[0]), error
+    last = place_in(newest)[0]
+    raise CheckpointError(
+        f"{found}, and the run had come to fit {last}",
+        expected="what each finished fit has left, since the code after it is to see its result, and a script that "
+        "comes to its fits in the order in which they were run",
+        fix=f'put trainer.load("{newest}") in the place of fits {number} to {last}, after the code between them; then '
+        "fit what is left, with a Checkpoint in another folder, as here that file is kept only until newer ones come; "
+        "or begin anew in another folder",
+    ) from broken
 
 
 def to_be_removed(paths: list[Path], keep: int, others: Iterable[Path | None]) -> list[Path]:

@@ -13,7 +13,7 @@ from ignition.callbacks.base import Callback
 from ignition.callbacks.saving import mode_of
 from ignition.callbacks.schedule import positive_count
 from ignition.checkpoint import Content
-from ignition.checkpoint_folder import is_end, is_name, name_of, paths_in, place_in, read_named, to_be_removed
+from ignition.checkpoint_folder import end_of, is_name, name_of, paths_in, place_in, read_named, to_be_removed
 from ignition.data import check_place_kept
 from ignition.duration import seconds_of
 from ignition.errors import ArgumentError, CheckpointError, warn
@@ -244,15 +244,7 @@ class Checkpoint(Callback):
             self._newest = None
             return False
         if fit["number"] > number:
-            ends = [one for one in paths_in(self.folder) if is_end(one) and place_in(one)[0] == number]
-            if not ends:
-                raise CheckpointError(
-                    f"{self.folder} has no checkpoint of the end of fit {number}, and has some of fit {fit['number']}",
-                    expected="a script that comes to its fits in the order in which they were run, and those that "
-                    "each fit's end has left",
-                    fix=f'go on with trainer.load("{path}"), or begin anew in another folder',
-                )
-            path, content = ends[-1], read_named(ends[-1])
+            path, content = end_of(number, path)
         apply(trainer.training, content, str(path))
         self.last_path = path
         self._saved = self._place(trainer)
