@@ -622,6 +622,54 @@ def test_the_pass_over_shuffled_data_under_a_seed_is_the_same_each_time():
     assert_equal(*states, 0)
 
 
+class Counting(nn.Linear):
+    """A layer that counts its calls, and gives them to a state dict beside its tensors."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)
+
+    def get_extra_state(self):
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state):
+        self.calls = state["calls"]
+
+
+@pytest.mark.parametrize("make", [lambda: EMA(0.9), lambda: SWA(1)])
+def test_an_average_of_a_model_with_extra_state_goes_into_a_checkpoint_and_comes_back(make, tmp_path):
+    trainer = training(nn.Sequential(Counting(3, 2)))
+    trainer.callbacks = [make()]
+    trainer.fit(epochs=1)
+    trainer.save(tmp_path / "a")
+    other = training(nn.Sequential(Counting(3, 2)))
+    other.callbacks = [make()]
+    other.load(tmp_path / "a")
+    ((_, average),) = trainer.averaged.items()
+    ((_, loaded),) = other.averaged.items()
+    assert loaded[0].calls == average[0].calls
+    assert torch.equal(loaded[0].weight, average[0].weight)
+
+
+@pytest.mark.parametrize("make", [lambda: EMA(0.9), lambda: SWA(1)])
+def test_an_average_of_another_model_is_refused_before_anything_is_loaded(make, tmp_path):
+    trainer = training(network())
+    trainer.callbacks = [make()]
+    trainer.fit(epochs=1)
+    state = trainer.callbacks[0].state_dict()
+    state["average"][""]["module.0.weight"] = torch.zeros(6, 4)
+    with pytest.raises(ArgumentError, match=r"the average of (EMA|SWA).* has 0.weight of .*6, 4"):
+        make().check_state(trainer, state)
+    del state["average"][""]["module.0.weight"]
+    with pytest.raises(ArgumentError, match="has not the names of one model"):
+        make().check_state(trainer, state)
+    del state["average"][""]["n_averaged"]
+    with pytest.raises(ArgumentError, match="no average with its count"):
+        make().check_state(trainer, state)
+
+
 def test_both_averages_can_be_kept_at_once():
     trainer = training(network())
     trainer.callbacks = [EMA(0.9), SWA(1)]

@@ -38,6 +38,10 @@ class Remembering:
         pass
 
 
+class RememberingLoader(list, Remembering):
+    pass
+
+
 @pytest.mark.parametrize(
     ("captured", "words"),
     [
@@ -66,7 +70,7 @@ def test_what_is_covered_or_does_not_change_is_not_named(captured):
 
 
 def test_what_a_callback_or_a_loader_is_or_holds_is_covered():
-    scheduler, loader = torch.optim.lr_scheduler.StepLR(optimizer, 1), Remembering()
+    scheduler, loader = torch.optim.lr_scheduler.StepLR(optimizer, 1), RememberingLoader([1])
     for captured, callback in ((scheduler, LRSchedule(scheduler)), (own := EarlyStopping("val_loss", patience=1), own)):
         trainer = trainer_of(holding(captured))
         trainer.callbacks = [callback]

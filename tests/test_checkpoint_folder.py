@@ -11,8 +11,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ignition.checkpoint import Content, write
-from ignition.checkpoint_folder import is_end, name_of, paths_in, place_in, read_named
+from ignition.checkpoint import Content, OtherVersion, write
+from ignition.checkpoint_folder import (
+    end_of,
+    is_end,
+    is_name,
+    name_of,
+    paths_in,
+    place_in,
+    read_named,
+    to_be_removed,
+)
 from ignition.errors import CheckpointError
 
 PLACES = st.tuples(st.integers(0, 2000), st.integers(0, 3 * 10**9), st.booleans())
@@ -31,6 +40,8 @@ def test_a_name_says_fit_and_step_and_whether_the_fit_ended(fit, step, ended, na
     assert name_of(fit, step, "-end" if ended else "") == name
     assert place_in(Path("runs", name)) == (fit, step, ended)
     assert is_end(Path("runs", name)) is ended
+    assert is_name(name)
+    assert not is_name(f"../{name}")
 
 
 @pytest.mark.parametrize(
@@ -51,6 +62,7 @@ def test_a_name_says_fit_and_step_and_whether_the_fit_ended(fit, step, ended, na
 def test_what_has_another_name_is_no_checkpoint(name, tmp_path):
     assert place_in(Path(name)) == (0, 0, False)
     assert not is_end(Path(name))
+    assert not is_name(name)
     if name:
         (tmp_path / name).mkdir()
     assert paths_in(tmp_path) == []
@@ -135,3 +147,59 @@ def test_one_that_was_exchanged_for_another_is_broken_and_says_what_it_holds(hel
 def test_one_that_is_not_there_is_an_error_that_names_it(tmp_path):
     with pytest.raises(CheckpointError, match="fit-002-step-000000007"):
         read_named(tmp_path / "fit-002-step-000000007")
+
+
+# What is kept
+
+
+@pytest.mark.parametrize(
+    ("keep", "others", "kept"),
+    [
+        (1, [], ["fit-001-step-000000008-end", "fit-002-step-000000012"]),
+        (2, [], ["fit-001-step-000000008-end", "fit-002-step-000000010", "fit-002-step-000000012"]),
+        (1, ["fit-001-step-000000004-end"],
+         ["fit-001-step-000000004-end", "fit-001-step-000000008-end", "fit-002-step-000000012"]),
+        (4, [], ["fit-001-step-000000008", "fit-001-step-000000008-end", "fit-002-step-000000010",
+                 "fit-002-step-000000012"]),
+        (9, [], ["fit-001-step-000000004", "fit-001-step-000000008", "fit-001-step-000000008-end",
+                 "fit-002-step-000000010", "fit-002-step-000000012"]),
+    ],
+)  # fmt: skip
+def test_the_newest_are_kept_and_of_each_fit_the_last_end(keep, others, kept):
+    names = [
+        "fit-001-step-000000004", "fit-001-step-000000004-end", "fit-001-step-000000008", "fit-001-step-000000008-end",
+        "fit-002-step-000000010", "fit-002-step-000000012",
+    ]  # fmt: skip
+    paths = [Path("runs", name) for name in names]
+    gone = to_be_removed(paths, keep, [None, *(Path("runs", name) for name in others)])
+    assert [path.name for path in paths if path not in gone] == kept
+
+
+def test_the_end_of_a_fit_is_found_among_those_of_others(tmp_path):
+    for fit, step, ended in [(1, 4, True), (2, 6, True), (2, 8, True), (3, 9, False)]:
+        write(tmp_path / name_of(fit, step, "-end" if ended else ""), content(fit, step, ended))
+    path, found = end_of(2, tmp_path / "fit-003-step-000000009")
+    assert path.name == "fit-002-step-000000008-end"
+    assert found.state["fit"]["number"] == 2
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_end_that_is_lost_is_told_with_the_way_that_works(there, tmp_path):
+    newest = tmp_path / "fit-003-step-000000009"
+    write(newest, content(3, 9))
+    if there:
+        (tmp_path / "fit-002-step-000000008-end").mkdir()
+    with pytest.raises(CheckpointError) as caught:
+        end_of(2, newest)
+    found, _, fix = caught.value.args
+    assert ("fit-002-step-000000008-end is broken: state.json cannot be read" in found) is there
+    assert ("has no checkpoint of the end of fit 2" in found) is not there
+    assert f'put trainer.load("{newest}") in the place of fits 2 to 3' in fix
+
+
+def test_an_end_of_another_release_is_told_as_such(tmp_path, monkeypatch):
+    monkeypatch.setattr("ignition.checkpoint.VERSION", 2)
+    write(tmp_path / "fit-002-step-000000008-end", content(2, 8, True))
+    monkeypatch.undo()
+    with pytest.raises(OtherVersion):
+        end_of(2, tmp_path / "fit-003-step-000000009")

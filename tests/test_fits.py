@@ -380,3 +380,68 @@ def test_other_parameter_groups_are_refused(tmp_path):
     trainer.optimizer.add_param_group({"params": trainer.model[0].parameters()})
     with pytest.raises(CheckpointError, match="group"):
         trainer.fit(epochs=2, resume=True)
+
+
+def test_the_end_of_a_fit_that_was_raised_takes_the_place_of_the_one_before(tmp_path):
+    for epochs in (1, 2, 4):
+        prepared(tmp_path / "a").fit(epochs=epochs, resume=True)
+        ends = sorted(path.name for path in (tmp_path / "a").glob("fit-*-end"))
+        assert ends == [f"fit-001-step-{4 * epochs:09d}-end"]
+    assert len(list((tmp_path / "a").glob("fit-*"))) == 2
+    trainer = prepared(tmp_path / "a")
+    trainer.fit(epochs=4, resume=True)
+    trainer.fit(epochs=1, resume=True)
+    ends = sorted(path.name for path in (tmp_path / "a").glob("fit-*-end"))
+    assert ends == ["fit-001-step-000000016-end", "fit-002-step-000000020-end"]
+
+
+def test_the_end_before_stays_until_the_new_one_is_whole(tmp_path):
+    prepared(tmp_path / "a").fit(epochs=1, resume=True)
+    with pytest.raises(Killed):
+        prepared(tmp_path / "a", Ticker(20)).fit(epochs=5, resume=True)
+    ends = sorted(path.name for path in (tmp_path / "a").glob("fit-*-end"))
+    assert ends == ["fit-001-step-000000004-end"]
+
+
+@pytest.mark.parametrize("how", ["broken", "missing", "of another fit"])
+@pytest.mark.parametrize("at", [13, 18])
+def test_where_the_end_of_an_earlier_fit_is_lost_the_advice_leads_to_the_same_result(how, at, tmp_path):
+    def before(folder, ticker=None):
+        trainer = prepared(folder, ticker)
+        trainer.fit(epochs=1, resume=True)
+        unfreeze(trainer.model)
+        trainer.optimizer.add_param_group({"params": trainer.model[0].parameters(), "lr": 0.01})
+        trainer.fit(epochs=2, resume=True)
+        return trainer
+
+    expected = fingerprint(before(tmp_path / "whole"))
+    with pytest.raises(Killed):
+        before(tmp_path / "a", Ticker(at))
+    end = tmp_path / "a" / "fit-001-step-000000004-end"
+    newest = sorted((tmp_path / "a").glob("fit-002*"))[-1]
+    if how == "broken":
+        (end / "model.safetensors").write_bytes(b"")
+    else:
+        shutil.rmtree(end)
+    if how == "of another fit":
+        shutil.copytree(newest, end)
+    for _ in range(2):  # the advice is the same as long as it is not followed
+        with pytest.raises(CheckpointError) as caught:
+            before(tmp_path / "a")
+        message = str(caught.value)
+        assert "the run had come to fit 2" in message
+        assert f'put trainer.load("{newest}") in the place of fits 1 to 2, after the code between them' in message
+        assert "with a Checkpoint in another folder" in message
+        assert "delete" not in message
+
+    def as_advised(ticker=None):
+        trainer = prepared(tmp_path / "b", ticker)
+        unfreeze(trainer.model)
+        trainer.optimizer.add_param_group({"params": trainer.model[0].parameters(), "lr": 0.01})
+        trainer.load(newest)
+        trainer.fit(steps=12 - trainer.step, resume=True)
+        return trainer
+
+    with pytest.raises(Killed):
+        as_advised(Ticker(2))
+    assert not differences(as_advised(), expected)

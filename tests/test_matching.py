@@ -12,7 +12,7 @@ from ignition import TensorLoader
 from ignition.background import Writer
 from ignition.checkpoint import Content
 from ignition.errors import CheckpointError
-from ignition.matching import check_data, check_model, check_tensor, checked_optimizers, data_size, key_in
+from ignition.matching import check_data, check_model, check_place, check_tensor, checked_optimizers, data_size, key_in
 from ignition.snapshot import capture
 
 
@@ -260,3 +260,12 @@ def test_other_optimizers_are_told_with_what_was_there_and_what_is(written, here
     content = saved(optimizer=written())
     with pytest.raises(CheckpointError, match=rf"(?s)the checkpoint runs/a.*{message}.*expected: .*to do: "):
         checked_optimizers(here(), content, "runs/a")
+
+
+def test_more_batches_than_an_epoch_has_are_told_and_its_last_round_may_be_split():
+    state = {"processes": {"others": []}, "position": {"batch": 3, "offset": 0}}
+    check_place([0, 1, 2], state, "runs/a")
+    check_place(iter([0]), state, "runs/a")  # nobody knows how many there are
+    with pytest.raises(CheckpointError, match="says that 3 batches are done of the 2 of an epoch"):
+        check_place([0, 1], state, "runs/a")
+    check_place([0, 1], {"processes": {"others": [{}]}, "position": {"batch": 3, "offset": 1}}, "runs/a")

@@ -178,3 +178,15 @@ def test_classes_and_modules_of_python_are_left_alone():
     memory.restore()
     assert np.new_in_this_test == 1
     del np.new_in_this_test
+
+
+def test_a_lazy_parameter_that_may_be_there_has_no_values_again():
+    module = nn.LazyLinear(3)
+    kind = type(module.weight)
+    memory = Memory([module], lazy=True)
+    memory.restore()
+    module.load_state_dict({"weight": torch.ones(3, 2), "bias": torch.zeros(3)})
+    memory.restore()
+    assert type(module.weight) is kind
+    module.load_state_dict({"weight": torch.ones(3, 4), "bias": torch.zeros(3)})
+    assert module.weight.shape == (3, 4)

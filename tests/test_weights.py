@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ignition.errors import ArgumentError
-from ignition.weights import check_weights, copy_weights, restore_weights, write_weights
+from ignition.weights import check_fit, check_weights, copy_weights, restore_weights, write_weights
 
 ENDINGS = [".pt", ".safetensors"]
 
@@ -351,3 +351,41 @@ def test_weights_on_an_accelerator_are_written_as_cpu_tensors(ending: str, tmp_p
     state = load(tmp_path / f"model{ending}")
     assert {value.device.type for value in state.values()} == {"cpu"}
     assert_same(state, {name: value.cpu() for name, value in model.state_dict().items()})
+
+
+# Whether weights fit
+
+
+class Named(nn.Linear):
+    """A layer whose extra state is a name that it must have."""
+
+    def get_extra_state(self):
+        return "it"
+
+    def set_extra_state(self, state):
+        if state != "it":
+            raise LookupError(state)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda weights: weights[""].pop("bias"), "has not the names of one model"),
+        (lambda weights: weights[""].update(more=torch.zeros(1)), "has not the names of one model"),
+        (lambda weights: weights[""].update(bias=torch.zeros(3)), r"has bias of \(\(3,\), torch.float32\)"),
+        (lambda weights: weights[""].update(bias=torch.zeros(2).double()), "torch.float64"),
+        (lambda weights: weights[""].update(bias=None), "has bias of NoneType"),
+        (lambda weights: weights.update(b=weights.pop("")), "is that of the model b, and here is one model"),
+        (lambda weights: weights.update({"": None}), "has not the names"),
+        (lambda weights: weights[""].update(_extra_state="another"), "cannot be put into one model"),
+    ],
+)
+def test_weights_that_cannot_be_put_back_are_told_before_it(change, words):
+    model = Named(3, 2)
+    before = copy.deepcopy(model.state_dict())
+    weights = {name: dict(state) for name, state in copy_weights(model).items()}
+    check_fit(model, weights, "what was kept")
+    change(weights)
+    with pytest.raises(ArgumentError, match=f"what was kept.*({words})"):
+        check_fit(model, weights, "what was kept")
+    assert torch.equal(model.weight, before["weight"])

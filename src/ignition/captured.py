@@ -30,8 +30,8 @@ def warn_of_captured(trainer: Trainer[Any]) -> None:
     ``state_dict``, among the variables of a function (its closure, the globals that it names, the arguments bound to
     it), which is neither the Trainer's, nor a callback's, nor in ``trainer.state``.
     """
-    held = (trainer.model, trainer.optimizer, trainer.state, trainer.train_loader, trainer.test_loader)
-    covered = {id(one) for several in held for one in named(several).values()}
+    covered = {id(one) for held in (trainer.model, trainer.optimizer, trainer.state) for one in named(held).values()}
+    covered |= {id(trainer.train_loader), id(trainer.test_loader)}
     covered |= {id(part) for one in named(trainer.model).values() for part in one.modules()}
     covered |= {id(one) for callback in trainer.callbacks for one in (callback, *vars(callback).values())}
     found: dict[str, str] = {}

@@ -297,7 +297,7 @@ def _read_tensors(path: Path, checksum: Any, foreign: Any) -> dict[str, Tensor]:
         for name, (dtype, shape) in foreign.items():
             tensors[name] = tensors[name].view(_FOREIGN[dtype]).reshape(shape)
         return dict(sorted(tensors.items()))  # they come in any order
-    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise broken(path.parent, f"{path.name} is no safetensors file ({error})") from error
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from ignition import sharded_checkpoint
-from ignition.checkpoint import Content
+from ignition.checkpoint import Content, OtherVersion
 from ignition.errors import CheckpointError
 
-__all__ = ["is_end", "name_of", "paths_in", "place_in", "read_named"]
+__all__ = ["end_of", "is_end", "is_name", "name_of", "paths_in", "place_in", "read_named", "to_be_removed"]
 
 _NAME = re.compile(r"fit-(\d{3,})-step-(\d{9,})(-end)?")
 
@@ -24,6 +25,11 @@ def paths_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=place_in)
+
+
+def is_name(name: str) -> bool:
+    """Whether it is the name of a checkpoint, and so of nothing outside its folder."""
+    return _NAME.fullmatch(name) is not None
 
 
 def place_in(path: Path) -> tuple[int, int, bool]:
@@ -53,3 +59,49 @@ def read_named(path: Path) -> Content:
             fix="give a folder that was renamed or exchanged its name back, or delete it",
         )
     return content
+
+
+def end_of(number: int, newest: Path) -> tuple[Path, Content]:
+    """The checkpoint of the end of a fit that is to be passed over, and what is in it.
+
+    Args:
+        number: The fit.
+        newest: The newest checkpoint in the folder, of a later fit.
+
+    Raises:
+        CheckpointError: If it is not there, or broken. The result of that fit is lost then: code between it and the
+            next one would see an untrained model.
+    """
+    ends = [one for one in paths_in(newest.parent) if is_end(one) and place_in(one)[0] == number]
+    found, broken = f"{newest.parent} has no checkpoint of the end of fit {number}", None
+    if ends:
+        try:
+            return ends[-1], read_named(ends[-1])
+        except OtherVersion:
+            raise
+        except CheckpointError as error:
+            found, broken = str(error.args[0]), error
+    last = place_in(newest)[0]
+    raise CheckpointError(
+        f"{found}, and the run had come to fit {last}",
+        expected="what each finished fit has left, since the code after it is to see its result, and a script that "
+        "comes to its fits in the order in which they were run",
+        fix=f'put trainer.load("{newest}") in the place of fits {number} to {last}, after the code between them; then '
+        "fit what is left, with a Checkpoint in another folder, as here that file is kept only until newer ones come; "
+        "or begin anew in another folder",
+    ) from broken
+
+
+def to_be_removed(paths: list[Path], keep: int, others: Iterable[Path | None]) -> list[Path]:
+    """Which of the checkpoints in a folder are kept no more.
+
+    Args:
+        paths: All of them, oldest first.
+        keep: How many of the newest are kept. Each fit's end is besides; one that is there twice, since the number of
+            epochs was raised after it, is the newer one alone.
+        others: What else is kept.
+    """
+    ends = {place_in(path)[0]: path for path in paths if is_end(path)}
+    counted = [path for path in paths if not is_end(path) or path in ends.values()]
+    kept = {*counted[-keep:], *ends.values(), *others}
+    return [path for path in paths if path not in kept]

@@ -325,6 +325,8 @@ class _Decoder:
 
     def _tensor(self, content: Any, present: Any) -> Tensor:
         name, requires_grad, device, order = content
+        if torch.device(str(device)).type != device:
+            raise ValueError(f"{device!r} is no kind of device")
         if name not in self.known:
             saved = self.tensors[name]
             tensor = saved.clone(memory_format=torch.contiguous_format)

@@ -62,10 +62,9 @@ class EpochStart:
         if read:
             return self._gone_on(loader, read)
         self._look_at(loader)
-        if self._memory:
-            if is_keyed and self._epoch == epoch:  # once more, after an error
-                self._memory.put_back(self._remembered)
-            self._remembered = self._memory.now()
+        if is_keyed and self._epoch == epoch:  # once more, after an error
+            self._memory.put_back(self._remembered)
+        self._remembered = self._memory.now()
         self._epoch, self._is_keyed, self._drawn_until = epoch, is_keyed, None
         self._drawn_from = None if is_keyed else _generators_of(loader)
         return None
@@ -79,16 +78,15 @@ class EpochStart:
         """Where a loader is that keeps its place by itself; None for any other."""
         return self._kept.place if self._kept is not None and self._kept.loader is loader else place_of(loader)
 
-    def state(self, loader: Any, has_ended: bool, tensors: dict[str, Tensor]) -> dict[str, Any] | None:
-        """What a checkpoint holds of it; None where no epoch of this loader has been read.
+    def state(self, loader: Any, has_ended: bool, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """What a checkpoint holds of it.
 
         Args:
             loader: The user's train loader.
             has_ended: Whether that epoch has been read to its end.
             tensors: Receives the tensors.
         """
-        if loader is not self._loader:
-            return None
+        self._look_at(loader)
         memory = self._remembered
         if self._memory:
             self._memory.warn_of_iterators()
@@ -103,12 +101,11 @@ class EpochStart:
             "generators": encode(generators, tensors, "order"),
         }
 
-    def check(self, loader: Any, state: Mapping[str, Any] | None, source: str) -> None:
+    def check(self, loader: Any, state: Mapping[str, Any], source: str) -> None:
         """Raises CheckpointError if `state` belongs to another loader."""
-        if state is not None:
-            (self._memory if loader is self._loader else SamplerMemory(loader)).check(state["memory"], source)
+        (self._memory if loader is self._loader else SamplerMemory(loader)).check(state["memory"], source)
 
-    def load(self, loader: Any, state: Mapping[str, Any] | None, place: Any, has_ended: bool) -> None:
+    def load(self, loader: Any, state: Mapping[str, Any], place: Any, has_ended: bool) -> None:
         """Goes where a checkpoint was taken.
 
         Args:
@@ -119,10 +116,7 @@ class EpochStart:
         """
         self._kept = None if place is None else load_place(loader, place, has_ended)
         self._look_at(loader)
-        self._epoch, self._is_keyed, self._drawn_from, self._drawn_until = 0, True, None, None
-        if state is None:
-            return
-        self._epoch, self._is_keyed = state["epoch"], state["keyed"]
+        self._epoch, self._is_keyed, self._drawn_from, self._drawn_until = state["epoch"], state["keyed"], None, None
         self._remembered = self._memory.read(state["memory"])
         self._memory.put_back(self._remembered)
         if state["generators"] is not None:
@@ -147,8 +141,8 @@ class EpochStart:
 
     def _look_at(self, loader: Any) -> None:
         if loader is not self._loader:
-            self._loader, self._memory, self._remembered = loader, SamplerMemory(loader), {}
-            self._epoch = 0
+            self._loader, self._memory, self._epoch = loader, SamplerMemory(loader), 0
+            self._remembered = self._memory.now()
 
     def _gone_on(self, loader: Any, read: int) -> Iterator[Any] | None:
         self.warn_if_lost(loader)

@@ -21,9 +21,9 @@ from ignition.events import Events, check_callbacks
 from ignition.goal import Goal, check_goal
 from ignition.parting import check_alike, raised_alike, together
 from ignition.recording import check_columns_can_come
-from ignition.settings import Settings
+from ignition.settings import Settings, settings_of
 from ignition.sharded_checkpoint import read, write
-from ignition.snapshot import apply, capture, settings_of
+from ignition.snapshot import apply, capture
 from ignition.step_graphs import step_graphs
 
 if TYPE_CHECKING:

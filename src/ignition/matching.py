@@ -14,11 +14,20 @@ from torch.utils.data import BatchSampler
 from ignition import distributed
 from ignition.checkpoint import Content
 from ignition.codec import decode
-from ignition.data import keeps_place, length_of
+from ignition.data import keeps_place, length_of, sure_length
 from ignition.errors import CheckpointError
 from ignition.structure import named
 
-__all__ = ["check_data", "check_model", "check_tensor", "checked_optimizers", "data_size", "is_usual", "key_in"]
+__all__ = [
+    "check_data",
+    "check_model",
+    "check_place",
+    "check_tensor",
+    "checked_optimizers",
+    "data_size",
+    "is_usual",
+    "key_in",
+]
 
 # Types of several elements to a byte.
 _PACKED = {value for name, value in vars(torch).items() if re.fullmatch(r"u?int[1-7]|bits\w+", name)}
@@ -128,6 +137,20 @@ def check_data(loader: Any, state: Mapping[str, Any], source: str) -> None:
             expected="the same loader",
             fix="use the one with which the checkpoint was written, or begin anew in another folder",
         )
+
+
+def check_place(loader: Any, state: Mapping[str, Any], source: str) -> None:
+    """Raises CheckpointError if a checkpoint says that more batches of an epoch are done than there are."""
+    length, count = sure_length(loader), 1 + len(state["processes"]["others"])
+    if length is not None and count == distributed.world_size():
+        done = state["position"]["batch"] * count + state["position"]["offset"]
+        if done >= length + count:  # a last round has no more than one batch for each
+            raise CheckpointError(
+                f"the checkpoint {source} is broken: position.batch in state.json says that {done} batches are done "
+                f"of the {length} of an epoch",
+                expected="as many as there are",
+                fix="use another checkpoint, or delete this one",
+            )
 
 
 def _size(size: Mapping[str, Any]) -> str:

@@ -43,12 +43,15 @@ class Memory:
 
     Args:
         roots: Objects to remember; what they refer to is remembered with them.
+        lazy: Whether lazy parameters, which have no values yet, may be among it: they have none again afterwards. The
+            modules that they belong to must not be called meanwhile.
 
     Raises:
-        ArgumentError: If there is a lazy parameter, which has no values yet.
+        ArgumentError: If there is a lazy parameter where none may be.
     """
 
-    def __init__(self, roots: Iterable[Any]) -> None:
+    def __init__(self, roots: Iterable[Any], lazy: bool = False) -> None:
+        self._lazy = lazy
         self._restorers: list[Callable[[], object]] = []
         self._known: dict[int, Any] = {}  # by id; the objects themselves too, so that no id is used again
         for root in roots:
@@ -105,6 +108,9 @@ class Memory:
             self.then(lambda: value.load_state_dict(copy.deepcopy(state)))
 
     def _add_tensor(self, value: Tensor) -> None:
+        if is_lazy(value) and self._lazy:
+            self.then(_lazy_restorer(value))
+            return
         if is_lazy(value):
             raise ArgumentError(
                 "the model has a lazy parameter, which has no shape before its first batch",
@@ -128,6 +134,17 @@ class Memory:
                 value.grad = gradient
 
         self.then(restore)
+
+
+def _lazy_restorer(value: Any) -> Callable[[], object]:
+    kind, data = type(value), value.data
+
+    def restore() -> None:
+        if type(value) is not kind:  # it has been given values
+            value.data = data
+            value.__class__ = kind
+
+    return restore
 
 
 def _write(tensor: Tensor, content: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What a fit changes before its first step, kept so that it can be put back."""
+"""What a script has set: in words, and what of it a fit changes before its first step, so that it can be put back."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ignition.modes import modes_of, restore_modes
-from ignition.structure import named
+from ignition.structure import named, suffix
 
 if TYPE_CHECKING:
     from ignition.trainer import Trainer
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "settings_of"]
 
 
 class Settings:
@@ -40,6 +40,17 @@ class Settings:
                     group[name].detach().copy_(value)  # in place: a captured or compiled step reads this very tensor
                 else:
                     group[name] = value
+
+
+def settings_of(trainer: Any) -> dict[str, str]:
+    """What a script has set of hyperparameters and optimizers, as words that can be compared with another run's."""
+    settings = {name: repr(value) for name, value in trainer.hyper.items()}
+    for name, one in named(trainer.optimizer).items():
+        for index, group in enumerate(getattr(one, "param_groups", ())):
+            for key, value in group.items():
+                if key != "params":
+                    settings[f"{type(one).__name__}{suffix(name)}, group {index}, {key}"] = repr(value)
+    return settings
 
 
 def _copied(value: Any) -> Any:

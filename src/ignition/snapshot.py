@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,22 +11,34 @@ from torch import Tensor, nn
 
 from ignition import distributed
 from ignition.checkpoint import Content
-from ignition.codec import decode, encode, give_back, plain_copy
+from ignition.codec import decode, encode, give_back
 from ignition.data import can_shift
-from ignition.errors import CheckpointError
+from ignition.errors import CheckpointError, ProcessError
 from ignition.gathered_metrics import metric_of, restore_metrics
-from ignition.matching import check_data, check_model, check_tensor, checked_optimizers, data_size, is_usual, key_in
+from ignition.matching import check_data, check_model, check_place, check_tensor, checked_optimizers, data_size, key_in
 from ignition.modes import is_frozen, set_frozen
+from ignition.optimizer_states import SavedOptimizers, check_optimizer_state, load_optimizer_state
 from ignition.position import Position
 from ignition.process_state import gathered, generators_from, means_from, moved_position, own_part, parts_in
+from ignition.rollback import all_or_nothing
+from ignition.state_values import (
+    check_decoded,
+    check_gradient,
+    check_metrics,
+    check_names,
+    check_order,
+    check_state,
+    malformed,
+    telling_of,
+)
 from ignition.strategy import as_sharded
-from ignition.structure import by_class, named, suffix
+from ignition.structure import by_class, named
 
 if TYPE_CHECKING:
     from ignition.callbacks.base import Callback
     from ignition.training import Training
 
-__all__ = ["apply", "capture", "settings_of"]
+__all__ = ["apply", "capture"]
 
 
 def capture(
@@ -69,7 +81,7 @@ def capture(
         return None
     theirs, their_tensors = shared or ([], {})
     model: dict[str, Tensor] = {}
-    optimizers = _Optimizers({name: one.state_dict() for name, one in named(trainer.optimizer).items()}, is_sharded)
+    optimizers = SavedOptimizers({name: one.state_dict() for name, one in named(trainer.optimizer).items()}, is_sharded)
     others: dict[str, Tensor] = {**own_tensors, **their_tensors}
     extra: dict[str, Any] = {}
     for name, module in named(trainer.model).items():
@@ -132,7 +144,9 @@ def capture(
 
 
 def apply(training: Training, content: Content, source: str) -> None:
-    """Puts a training where a checkpoint was taken. Everything is checked before anything is changed.
+    """Puts a training where a checkpoint was taken: all of it, or nothing where that cannot be done.
+
+    Everything is checked before anything is changed; what shows only as it is changed has all of it put back.
 
     Args:
         training: Made by the same script.
@@ -140,105 +154,124 @@ def apply(training: Training, content: Content, source: str) -> None:
         source: Where it came from, for messages.
 
     Raises:
-        CheckpointError: If it is a checkpoint of another model, optimizer or data set.
+        CheckpointError: If it is a checkpoint of another model, optimizer or data set, or has something in it that no
+            training has.
     """
-    trainer, state = training.trainer, content.state
-    others = content.tensors.get("state", {})
+    doing = ""
     try:
-        check_model(trainer.model, content, source)
-        optimizers = checked_optimizers(trainer.optimizer, content, source)
-        part = own_part(state, source)
-        check_data(trainer.train_loader, state, source)
-        device = trainer.device
-        objects: list[tuple[Any, Any]] = []
-        extra = decode(state["extra"], others, device=device)
-        loads = [
-            (name, module, _model_state(module, name, content, extra)) for name, module in named(trainer.model).items()
-        ]
-        metrics = decode(state["metrics"], others, device=device)
-        history = state["history"]
-        position = moved_position(state, data_size(trainer.train_loader), source, can_shift(trainer.train_loader))
-        hyper = decode(state["hyper"], others, trainer.hyper, objects, device)
-        user_state = decode(part["state"], others, trainer.state, objects, device)
-        callbacks = _checked_callbacks(trainer.callbacks, state["callbacks"], others, device)
-        scales, loader = decode(state["scales"], others), decode(part["loader"], others)
-        decoded = {
-            "pending": decode(state["pending"], others),
-            "means": means_from(state, others),
-            "position": position,
-            "order": decode(state["order"], others),
-        }
-        training.epoch_start.check(trainer.train_loader, decoded["order"], source)
-        generators = generators_from(state, others)
-        trained, frozen, gradients = dict(state["trained"]), set(state["frozen"]), set(state["gradients"])
-        type(trainer.history)().load_state_dict(history)  # raises where it is none
-
-        for name, module, model_state in loads:
-            module.load_state_dict(as_sharded(model_state, module))
-            _load_transient_buffers(module, name, others)
-            restore_metrics(module, metrics[name])
-        for name, parameter in _parameters(trainer.model):
-            parameter.requires_grad_(trained.get(name, parameter.requires_grad))
-            # In the place of one of a step left half-way.
-            parameter.grad = _gradient(parameter, others.get(f"gradient.{name}")) if name in gradients else None
-        for name, module in _modules(trainer.model):
-            set_frozen(module, name in frozen)
-        for name, one in named(trainer.optimizer).items():
-            _load_optimizer(one, optimizers[name], training.processes.sharded is not None)
-        for callback, callback_state in callbacks:
-            callback.load_state_dict(callback_state)
-        training.means.reset()  # before the metric objects are given back what they had gathered
-        give_back(objects)
-        _refill(trainer, "state", user_state)
-        _refill(trainer, "hyper", hyper)
-        trainer.history.load_state_dict(history)
-        trainer.seed = state["seed"]
-        training.restore(state | decoded, scales, loader)
-        training.processes.unit = state["unit"]
-        training.generators.restore(generators)
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        if isinstance(error, CheckpointError):
+        put_in = _checked(training, content, source)
+        with all_or_nothing(training):
+            for place, put in put_in:
+                doing = place
+                put()
+    except CheckpointError as error:
+        found, expected, fix = error.args
+        if source in found:
             raise
+        raise CheckpointError(f"in the checkpoint {source} {found}", expected, fix) from error
+    except (ProcessError, Warning, OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
         raise CheckpointError(
-            f"the checkpoint {source} lacks something that belongs into it, or has it in another form ({error!r})",
+            f"the checkpoint {source} lacks something that belongs into it, or has it in another form"
+            f"{doing and f', as showed in {doing}'} ({error!r})",
             expected="what Ignition wrote, for the same script",
             fix="use another checkpoint",
         ) from error
 
 
-class _Optimizers:
-    """The states of optimizers; while the training waits they are encoded only where that cannot be done after it.
+def _checked(training: Training, content: Content, source: str) -> list[tuple[str, Callable[[], object]]]:
+    """What is to be done to put a training where a checkpoint was taken, and where: no user's name for it is empty."""
+    trainer, state = training.trainer, content.state
+    others, device = content.tensors.get("state", {}), trainer.device
+    check_state(state, source)
+    check_model(trainer.model, content, source)
+    optimizers = checked_optimizers(trainer.optimizer, content, source)
+    for name, one in named(trainer.optimizer).items():
+        check_optimizer_state(one, optimizers[name], name, source)
+    part = own_part(state, source)
+    check_data(trainer.train_loader, state, source)
+    check_place(trainer.train_loader, state, source)
+    objects: list[tuple[Any, Any]] = []
+    extra = decode(state["extra"], others, device=device)
+    loads = [
+        (name, module, _model_state(module, name, content, extra)) for name, module in named(trainer.model).items()
+    ]
+    metrics = decode(state["metrics"], others, device=device)
+    position = moved_position(state, data_size(trainer.train_loader), source, can_shift(trainer.train_loader))
+    hyper = decode(state["hyper"], others, trainer.hyper, objects, device)
+    user_state = decode(part["state"], others, trainer.state, objects, device)
+    callbacks = _checked_callbacks(trainer, state["callbacks"], others, source)
+    scales, loader = decode(state["scales"], others), decode(part["loader"], others)
+    pending, means, generators = (
+        decode(state["pending"], others), means_from(state, others), generators_from(state, others)
+    )  # fmt: skip
+    order = decode(state["order"], others)
+    check_decoded(pending, means, scales, loader, generators, named(trainer.optimizer), source)
+    check_order(order, source)
+    training.epoch_start.check(trainer.train_loader, order, source)
+    _check_names(trainer.model, state, metrics, others, source)
+    trained, frozen, gradients = state["trained"], set(state["frozen"]), set(state["gradients"])
+    with telling_of("history", source):
+        type(trainer.history)().load_state_dict(state["history"])  # raises where it is none
 
-    Attributes:
-        encoded: What `encode` makes of them, by name; None if that can wait, since all is plain.
-        tensors: Those in them, by the names that they have in the file; if it can wait, by their places.
-    """
+    def put_models() -> None:
+        for name, module, model_state in loads:
+            module.load_state_dict(as_sharded(model_state, module))
+            _load_transient_buffers(module, name, others)
+            restore_metrics(module, metrics[name])
+        for name, parameter in _parameters(trainer.model):
+            parameter.requires_grad_(trained[name])
+            # In the place of one of a step left half-way.
+            parameter.grad = _gradient(parameter, others.get(f"gradient.{name}")) if name in gradients else None
+        for name, module in _modules(trainer.model):
+            set_frozen(module, name in frozen)
 
-    def __init__(self, states: dict[str, Any], is_sharded: bool) -> None:
-        self.encoded: dict[str, Any] | None = None
-        self._plain: dict[int, Tensor] = {}
-        try:
-            self._states = plain_copy(states, self._plain)
-            can_wait = not is_sharded and all(map(is_usual, self._plain.values()))
-        except (TypeError, RecursionError):
-            can_wait = False
-        self.tensors = {str(place): tensor for place, tensor in enumerate(self._plain.values())}
-        if not can_wait:
-            self.encoded, self.tensors = _encoded_optimizers(states)
+    def put_training() -> None:
+        training.means.reset()  # before the metric objects are given back what they had gathered
+        give_back(objects)
+        _refill(trainer, "state", user_state)
+        _refill(trainer, "hyper", hyper)
+        trainer.history.load_state_dict(state["history"])
+        trainer.seed = state["seed"]
+        decoded = {"pending": pending, "means": means, "position": position, "order": order}
+        training.restore(state | decoded, scales, loader)
+        training.processes.unit = state["unit"]
+        training.generators.restore(generators)
 
-    def complete(self, content: Content) -> None:
-        """Gives a content that has copies of the tensors the names, and all else that is in the states."""
-        content.state["optimizers"], tensors = _encoded_optimizers(self._states)
-        copies = dict(zip(self._plain, content.tensors["optimizer"].values(), strict=True))
-        content.tensors["optimizer"] = {name: copies[id(tensor)] for name, tensor in tensors.items()}
+    is_sharded = training.processes.sharded is not None
+    return [
+        ("load_state_dict of the model", put_models),
+        *(
+            (
+                f"load_state_dict of {type(one).__name__}",
+                partial(load_optimizer_state, one, optimizers[name], is_sharded),
+            )
+            for name, one in named(trainer.optimizer).items()
+        ),
+        *((f"load_state_dict of {one!r}", partial(one.load_state_dict, its_own)) for one, its_own in callbacks),
+        ("", put_training),
+    ]
 
 
-def _encoded_optimizers(states: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    tensors: dict[str, Tensor] = {}
-    encoded = {name: encode(state, tensors, f"optimizer{suffix(name)}") for name, state in states.items()}
-    for name, tensor in tensors.items():
-        check_tensor(name, tensor)
-    return encoded, tensors
+def _check_names(
+    models: Any, state: Mapping[str, Any], metrics: Any, others: Mapping[str, Tensor], source: str
+) -> None:
+    """That what is kept by the names of parts of the models is that of parts which are there, and of their shape."""
+    here, _, parameters, _ = _parts_of(models)
+    check_metrics(metrics, here, source)
+    check_names(state["trained"], parameters, "trained", source, all_of_them=True)
+    check_names(state["gradients"], parameters, "gradients", source)
+    check_names(state["frozen"], [name for name, _ in _modules(models)], "frozen", source)
+    for name in state["gradients"]:
+        check_gradient(name, others.get(f"gradient.{name}"), parameters[name], source)
+    extra = {
+        key_in(name, key)
+        for name, module in named(models).items()
+        for key, value in module.state_dict().items()
+        if not isinstance(value, Tensor)
+    }
+    check_names(state["extra"], extra, "extra", source, all_of_them=True)
 
 
 def _refill(trainer: Any, name: str, content: Any) -> None:
@@ -298,9 +331,20 @@ def _parameters(models: Any) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _checked_callbacks(
-    callbacks: list[Callback], saved: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device
+    trainer: Any, saved: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str
 ) -> list[tuple[Callback, dict[str, Any]]]:
-    return [(one, decode(saved[name], tensors, device=device)) for name, one in by_class(callbacks) if saved.get(name)]
+    """The callbacks that have a state in the checkpoint, each with its own; one that is new begins anew."""
+    states = [
+        (name, one, decode(saved.get(name, {}), tensors, device=trainer.device))
+        for name, one in by_class(trainer.callbacks)
+    ]
+    for name, one, state in states:
+        if not isinstance(state, dict):
+            raise malformed(source, f"callbacks.{name}", state, "an object")
+        if state:
+            with telling_of(f"callbacks.{name}", source):
+                one.check_state(trainer, state)
+    return [(one, state) for _, one, state in states if state]
 
 
 def _model_state(module: nn.Module, name: str, content: Content, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -339,47 +383,6 @@ def _load_transient_buffers(module: nn.Module, name: str, others: Mapping[str, T
         elif hasattr(modules[path], leaf):  # made or grown since the model was new, as a cache of positions is
             near = here.get(full, next(module.parameters(), value))
             setattr(modules[path], leaf, value.to(near.device, copy=True))
-
-
-def _load_optimizer(optimizer: Any, state: dict[str, Any], is_sharded: bool) -> None:
-    if is_sharded:
-        from ignition.fsdp import shard_optimizer_state
-
-        state = shard_optimizer_state(optimizer, state)
-    exact = copy.copy(state.get("state", {}))
-    optimizer.load_state_dict(state)
-    # torch gives each entry the type of its parameter; one that had another (a master copy in 32 bits) keeps its own.
-    parameters = [one for group in getattr(optimizer, "param_groups", ()) for one in group["params"]]
-    for index, entries in exact.items():
-        if isinstance(index, int) and index < len(parameters):
-            loaded = optimizer.state[parameters[index]]
-            for key, value in entries.items():
-                if key in loaded:
-                    loaded[key] = _as_saved(value, loaded[key])
-
-
-def _as_saved(saved: Any, loaded: Any) -> Any:
-    """What was saved, where torch has loaded it to."""
-    if isinstance(saved, Tensor):
-        if not isinstance(loaded, Tensor):
-            return saved
-        return loaded if loaded.dtype == saved.dtype else saved.to(loaded.device)
-    if isinstance(saved, dict) and isinstance(loaded, dict):
-        return {key: _as_saved(value, loaded.get(key)) for key, value in saved.items()}
-    if isinstance(saved, (list, tuple)) and isinstance(loaded, type(saved)) and len(saved) == len(loaded):
-        return type(saved)(_as_saved(one, now) for one, now in zip(saved, loaded, strict=True))
-    return saved
-
-
-def settings_of(trainer: Any) -> dict[str, str]:
-    """What a script has set of hyperparameters and optimizers, as words that can be compared with another run's."""
-    settings = {name: repr(value) for name, value in trainer.hyper.items()}
-    for name, one in named(trainer.optimizer).items():
-        for index, group in enumerate(getattr(one, "param_groups", ())):
-            for key, value in group.items():
-                if key != "params":
-                    settings[f"{type(one).__name__}{suffix(name)}, group {index}, {key}"] = repr(value)
-    return settings
 
 
 def _generators(training: Training) -> dict[str, Any]:

@@ -141,7 +141,10 @@ class Parts:
         """
         shape = self.shapes[name]
         end = shape[0] if length is None else start + length
-        found = torch.empty((end - start, *shape[1:]), dtype=self._dtypes[name])
+        try:
+            found = torch.empty((end - start, *shape[1:]), dtype=self._dtypes[name])
+        except (RuntimeError, TypeError, ValueError) as error:  # less than nothing, or more than any memory holds
+            raise broken(self._folder, f"{name} has the shape {shape} in its description ({error})") from error
         for first, count, file in self._rows[name]:
             here, there = max(start, first), min(end, first + count)
             if here < there:

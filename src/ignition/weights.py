@@ -12,6 +12,7 @@ import io
 import json
 import os
 from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -25,7 +26,7 @@ from ignition.files import write_whole
 from ignition.strategy import as_sharded, is_sharded
 from ignition.structure import named
 
-__all__ = ["ENDINGS", "Weights", "check_weights", "copy_weights", "restore_weights", "write_weights"]
+__all__ = ["ENDINGS", "Weights", "check_fit", "check_weights", "copy_weights", "restore_weights", "write_weights"]
 
 ENDINGS = (".pt", ".safetensors")
 """The endings of the files that can be written."""
@@ -66,6 +67,46 @@ def restore_weights(models: Any, weights: Weights) -> None:
         )
     for name, model in modules.items():
         _plain(model).load_state_dict(as_sharded(weights[name], _plain(model)))  # whole ones, from a checkpoint
+
+
+def check_fit(models: Any, weights: Mapping[str, Any], what: str) -> None:
+    """Finds out whether `restore_weights` can put weights back: their names, shapes and types.
+
+    Args:
+        models: Those that are there now.
+        weights: As `copy_weights` returns them.
+        what: What they are, for the message.
+
+    Raises:
+        ArgumentError: If they are those of other models.
+    """
+    modules = named(models)
+    problem = (
+        None if modules.keys() == weights.keys() else f"is that of {_models(weights)}, and here is {_models(modules)}"
+    )
+    for name, model in modules.items() if problem is None else ():
+        state, here = weights[name], _plain(model).state_dict()
+        if not isinstance(state, Mapping) or state.keys() != here.keys():
+            problem = f"has not the names of {_models([name])}"
+            break
+        for key, value in here.items():
+            if isinstance(value, Tensor) and not is_lazy(value) and _kind(state[key]) != _kind(value):
+                problem = f"has {_key(name, key)} of {_kind(state[key])}, and here it is of {_kind(value)}"
+        if problem is None and not all(isinstance(value, Tensor) for value in here.values()):
+            try:  # whether a module takes back what it has given by get_extra_state, it alone can tell
+                copy.deepcopy(_plain(model)).load_state_dict(state)
+            except Exception as error:
+                problem = f"cannot be put into {_models([name])} ({error!r})"
+    if problem is not None:
+        raise ArgumentError(f"{what} {problem}", "weights of these models", "make the models as they were made then")
+
+
+def _models(names: Iterable[str]) -> str:
+    return ", ".join(f"the model {name}" if name else "one model" for name in names) or "no model"
+
+
+def _kind(value: Any) -> Any:
+    return (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else type(value).__name__
 
 
 def check_weights(models: Any, ending: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,10 @@ from ignition.errors import ArgumentError
 from ignition.modes import is_frozen, training_mode
 from ignition.precision import autocasting
 from ignition.signature import Signature
+from ignition.state_values import check_memory
 from ignition.strategy import as_sharded
 from ignition.structure import like, named
+from ignition.weights import check_fit
 
 if TYPE_CHECKING:
     from ignition.trainer import Trainer
@@ -91,6 +94,11 @@ class EMA(Callback):
     def state_dict(self) -> dict[str, Any]:
         """The average, and how many steps it has seen."""
         return {"updates": self._updates, "average": self._average.state_dict()}
+
+    def check_state(self, trainer: Trainer[Any], state: dict[str, Any]) -> None:
+        """Checks the count, and that the average is one of these models."""
+        check_memory(self, state, updates="count", average="object")
+        _check_average(self, trainer.model, state["average"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` returned."""
@@ -203,10 +211,34 @@ class SWA(Callback):
         """The average so far, and whether it has its statistics."""
         return {"average": self._average.state_dict(), "ready": self._ready}
 
+    def check_state(self, trainer: Trainer[Any], state: dict[str, Any]) -> None:
+        """Checks that the average is one of these models."""
+        check_memory(self, state, ready="boolean", average="object")
+        _check_average(self, trainer.model, state["average"])
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` returned."""
         self._average.load_state_dict(state["average"])
         self._ready = bool(state["ready"])
+
+
+def _check_average(owner: Callback, models: Any, average: dict[str, Any]) -> None:
+    """Checks that an average of a checkpoint is one of these models; there is none before the first fit."""
+    weights: dict[str, Any] = {}
+    for name, state in average.items():
+        whole = isinstance(state, dict) and all(isinstance(key, str) for key in state)
+        count = state.get("n_averaged") if whole else None
+        if not isinstance(count, Tensor) or count.ndim or count.dtype != torch.long or count < 0:
+            raise ArgumentError(
+                f"the state of {owner!r} has no average with its count",
+                "n_averaged: a whole number",
+                "use another state",
+            )
+        weights[name] = {
+            key.removeprefix("module."): value for key, value in state.items() if key.startswith("module.")
+        }
+    if average:
+        check_fit(models, weights, f"the average of {owner!r}")
 
 
 @torch.no_grad()
@@ -279,7 +311,10 @@ class _Average:
             return self._loaded
         # Copies: the averages go on being changed in place.
         return {
-            name: {key: value.detach().clone() for key, value in averaged.state_dict().items()}
+            name: {
+                key: value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+                for key, value in averaged.state_dict().items()
+            }
             for name, averaged in named(self._averaged).items()
         }
 

@@ -109,3 +109,9 @@ class Callback:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` returned."""
+
+    def check_state(self, trainer: Trainer[Any], state: dict[str, Any]) -> None:
+        """Raises if `state` cannot be taken back by `load_state_dict` with this Trainer; it changes nothing.
+
+        It is called before anything of a checkpoint is put back. By default every state will do.
+        """

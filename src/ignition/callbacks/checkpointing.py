@@ -13,7 +13,7 @@ from ignition.callbacks.base import Callback
 from ignition.callbacks.saving import mode_of
 from ignition.callbacks.schedule import positive_count
 from ignition.checkpoint import Content
-from ignition.checkpoint_folder import is_end, name_of, paths_in, place_in, read_named
+from ignition.checkpoint_folder import end_of, is_name, name_of, paths_in, place_in, read_named, to_be_removed
 from ignition.data import check_place_kept
 from ignition.duration import seconds_of
 from ignition.errors import ArgumentError, CheckpointError, warn
@@ -21,6 +21,7 @@ from ignition.lock import FolderLock
 from ignition.ranking import Mode, is_better
 from ignition.signals import Signals
 from ignition.snapshot import apply, capture
+from ignition.state_values import check_memory
 
 if TYPE_CHECKING:
     from ignition.trainer import Trainer
@@ -243,15 +244,7 @@ class Checkpoint(Callback):
             self._newest = None
             return False
         if fit["number"] > number:
-            ends = [one for one in paths_in(self.folder) if is_end(one) and place_in(one)[0] == number]
-            if not ends:
-                raise CheckpointError(
-                    f"{self.folder} has no checkpoint of the end of fit {number}, and has some of fit {fit['number']}",
-                    expected="a script that comes to its fits in the order in which they were run, and those that "
-                    "each fit's end has left",
-                    fix=f'go on with trainer.load("{path}"), or begin anew in another folder',
-                )
-            path, content = ends[-1], read_named(ends[-1])
+            path, content = end_of(number, path)
         apply(trainer.training, content, str(path))
         self.last_path = path
         self._saved = self._place(trainer)
@@ -315,6 +308,15 @@ class Checkpoint(Callback):
         """The best value so far, what it is a value of, and the name of its checkpoint."""
         name = None if self.best_path is None else self.best_path.name
         return {"best": self.best, "mode": self.mode, "best_value": self.best_value, "best_name": name}
+
+    def check_state(self, trainer: Trainer[Any], state: dict[str, Any]) -> None:
+        """Checks the values, and that the best one is a checkpoint of this folder."""
+        check_memory(self, state, best="text or none", mode="text or none", best_value="number or none")
+        name = state.get("best_name", 0)
+        if name is not None and not (isinstance(name, str) and is_name(name)):
+            raise ArgumentError(
+                f"the state of {self!r} has best_name={name!r}", "the name of a checkpoint", "use another state"
+            )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` returned; of another metric nothing is best so far."""
@@ -383,8 +385,5 @@ class Checkpoint(Callback):
         self.last_path = path
         if not distributed.is_main():
             return
-        paths = paths_in(self.folder)
-        kept = {*paths[-self.keep :], *filter(is_end, paths), self.best_path, path}
-        for one in paths:
-            if one not in kept:
-                checkpoint.remove(one)
+        for one in to_be_removed(paths_in(self.folder), self.keep, [self.best_path, path]):
+            checkpoint.remove(one)

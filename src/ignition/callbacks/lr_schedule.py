@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from ignition.callbacks.base import Callback
 from ignition.errors import ArgumentError
+from ignition.state_values import is_number
 from ignition.structure import named
 
 if TYPE_CHECKING:
@@ -156,6 +157,22 @@ class LRSchedule(Callback):
         state: dict[str, Any] = _plain(self.scheduler.state_dict())
         return state
 
+    def check_state(self, trainer: Trainer[Any], state: dict[str, Any]) -> None:
+        """Checks that each value is of the kind that the scheduler has at its place."""
+        now = _plain(self.scheduler.state_dict())
+        if "last_epoch" in now and "last_epoch" not in state:
+            state = state | {"last_epoch": None}
+        for key, value in state.items():
+            is_word = isinstance(value, str) and isinstance(
+                now.get(key), str
+            )  # a setting, which the checkpoint decides
+            if key in now and not is_word and not _is_alike(value, now[key]):
+                raise ArgumentError(
+                    f"the state of {self!r} has {key}={value!r:.80}",
+                    f"something like {now[key]!r:.80}",
+                    "use another state",
+                )
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` returned; what that left out stays as the script made it."""
         self.scheduler.load_state_dict(_as_before(self.scheduler.state_dict(), state))
@@ -199,6 +216,22 @@ def _plain(value: Any) -> Any:
         items = [_plain(item) for item in value]
         return _LEFT_OUT if any(item is _LEFT_OUT for item in items) else items
     return _LEFT_OUT  # a function, an optimizer, or an object with one inside
+
+
+def _is_alike(saved: Any, now: Any) -> bool:
+    """Whether a value out of `_plain` can take the place of another; of None nothing is known."""
+    if isinstance(now, torch.Tensor):
+        return is_number(saved) or (isinstance(saved, torch.Tensor) and saved.shape == now.shape)
+    if isinstance(now, dict):
+        return isinstance(saved, dict) and all(_is_alike(saved[key], now[key]) for key in now if key in saved)
+    if isinstance(now, list):
+        if now and all(isinstance(item, list) for item in now):  # what was counted by number may be other numbers
+            return isinstance(saved, list) and all(isinstance(item, list) and _is_alike(item, now[0]) for item in saved)
+        alike = isinstance(saved, list) and len(saved) == len(now)
+        return alike and all(_is_alike(one, here) for one, here in zip(saved, now, strict=True))
+    if type(now) is float:
+        return is_number(saved) or (isinstance(saved, torch.Tensor) and saved.numel() == 1)
+    return now is None or (saved == now if isinstance(now, str) else type(saved) is type(now))
 
 
 def _as_before(live: Any, saved: Any) -> Any:

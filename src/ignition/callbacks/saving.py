@@ -11,6 +11,7 @@ from ignition.callbacks.base import Callback
 from ignition.callbacks.schedule import positive_count
 from ignition.errors import ArgumentError, MetricError
 from ignition.ranking import Mode, check_mode, direction, is_better
+from ignition.state_values import check_memory
 from ignition.weights import ENDINGS, check_weights, write_weights
 
 if TYPE_CHECKING:
@@ -127,6 +128,10 @@ class SaveModel(Callback):
     def state_dict(self) -> dict[str, Any]:
         """The best value so far and the file written last."""
         return {"best_value": self.best_value, "last_path": None if self.last_path is None else str(self.last_path)}
+
+    def check_state(self, trainer: Trainer[Any], state: dict[str, Any]) -> None:
+        """Checks the values."""
+        check_memory(self, state, best_value="number or none", last_path="text or none")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` returned."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from ignition.callbacks.base import Callback
 from ignition.callbacks.lr_schedule import LRSchedule
 from ignition.errors import ArgumentError
+from ignition.state_values import check_memory
 from ignition.structure import named
 
 if TYPE_CHECKING:
@@ -182,6 +183,10 @@ class Schedule(Callback):
         if not self._seen:
             return {}
         return {"start_epoch": self._start_epoch, "start_step": self._start_step, "shares": list(self._shares)}
+
+    def check_state(self, trainer: Trainer[Any], state: dict[str, Any]) -> None:
+        """Checks the values."""
+        check_memory(self, state, start_epoch="count", start_step="count", shares="numbers")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` returned."""

@@ -15,7 +15,8 @@ from ignition.callbacks.schedule import finite, positive_count
 from ignition.duration import seconds_of
 from ignition.errors import ArgumentError, MetricError, NotFiniteError
 from ignition.ranking import Mode, is_better
-from ignition.weights import Weights, copy_weights, restore_weights
+from ignition.state_values import check_memory
+from ignition.weights import Weights, check_fit, copy_weights, restore_weights
 
 if TYPE_CHECKING:
     from ignition.trainer import Trainer
@@ -135,6 +136,18 @@ class EarlyStopping(Callback):
             "best_epoch": self.best_epoch,
             "best_weights": None if best is None else {name: _plain(weights) for name, weights in best.items()},
         }
+
+    def check_state(self, trainer: Trainer[Any], state: dict[str, Any]) -> None:
+        """Checks the values, and that the best weights are those of these models."""
+        check_memory(
+            self, state, waited="count", reference="number or none", best_value="number or none",
+            best_epoch="count or none", best_weights="object or none",
+        )  # fmt: skip
+        if state["best_value"] is not None and state["best_epoch"] is None:
+            check_memory(self, state, best_epoch="count")
+        for name, weights in (state["best_weights"] or {}).items():
+            check_memory(self, state["best_weights"], **{name: "object"})
+            check_fit(trainer.model, weights, f"of the best weights of {self!r} {name or 'the model'}")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` returned."""

@@ -14,6 +14,7 @@ from ignition.callbacks.base import Callback
 from ignition.callbacks.schedule import positive_count
 from ignition.errors import ArgumentError, IgnitionError, warn
 from ignition.records import plain_values
+from ignition.state_values import check_memory
 from ignition.structure import named, suffix
 
 if TYPE_CHECKING:
@@ -124,6 +125,10 @@ class Tracker(Callback):
         if self._is_open:
             self._attempt(self._flush)
         return {"run_id": self.run_id, "recorded": self._recorded}
+
+    def check_state(self, trainer: Trainer[Any], state: dict[str, Any]) -> None:
+        """Checks the values."""
+        check_memory(self, state, run_id="text or none", recorded="number")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` returned."""
