@@ -123,7 +123,8 @@ def check_data(loader: Any, state: Mapping[str, Any], source: str) -> None:
         raise CheckpointError(
             f"the checkpoint {source} was written with a train_loader of {_size(then)}, and now it has {_size(now)}",
             expected="the same data, in batches of the same size, since the place in them is part of the checkpoint",
-            fix="use the same loader, or begin anew in another folder with SaveModel's weights",
+            fix="set the loader that was read then before this fit (or load), where a script has several of them; or "
+            "begin anew in another folder with SaveModel's weights",
         )
     if (keeps_place(loader) is None) != (state["loader"] is None):
         raise CheckpointError(

@@ -212,8 +212,7 @@ class Trainer(Generic[Model]):
     @train_loader.setter
     def train_loader(self, loader: Iterable[Any]) -> None:
         arguments.check_loader(loader, "train_loader", "set it to a DataLoader, or to a list of batches")
-        if not self.training.is_fitting:
-            self.training.drop_pass()
+        fitting.begin_with(self, loader)
         self._train_loader = loader
 
     @property
