@@ -303,7 +303,7 @@ class Trainer(Generic[Model]):
         fitting.save(self.training, path)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Goes where a checkpoint was taken, of which everything is checked before anything is changed.
+        """Goes where a checkpoint was taken, or nowhere: it is checked first, and what fails later is undone.
 
         What callbacks keep is put back too; ``trainer.averaged`` has the averages. The next fit is one of its own.
 
