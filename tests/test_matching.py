@@ -12,8 +12,9 @@ from ignition import TensorLoader
 from ignition.background import Writer
 from ignition.checkpoint import Content
 from ignition.errors import CheckpointError
-from ignition.matching import check_data, check_model, check_place, check_tensor, checked_optimizers, data_size, key_in
+from ignition.matching import check_data, check_model, check_place, check_tensor, checked_optimizers, data_size
 from ignition.snapshot import capture
+from ignition.structure import key_in
 
 
 @pytest.mark.parametrize(("name", "expected"), [("", "0.weight"), ("G", "G.0.weight"), ("1", "1.0.weight")])

@@ -365,6 +365,100 @@ def test_other_data_is_refused_with_the_difference(other, tmp_path):
     assert "fit-001-step-000000002" in message
 
 
+# Another loader in the course of a training
+
+
+def first_loader():
+    return DataLoader(Data(("torch",)), 6, shuffle=True)
+
+
+def second_loader(samples=14):
+    return DataLoader(Data(("torch",), samples=samples), 6, shuffle=True)
+
+
+@pytest.mark.parametrize("samples", [14, 22], ids=["of another length", "of the same length"])
+@pytest.mark.parametrize(("event", "epoch"), [("epoch_begin", 2), ("epoch_end", 1), ("step_end", 2)])
+def test_another_loader_inside_a_fit_with_a_checkpoint_is_refused_with_the_way_that_works(
+    event, epoch, samples, tmp_path
+):
+    trainer = build(first_loader, tmp_path / "a")
+    other = second_loader(samples)
+
+    @trainer.on(event)
+    def replace(trainer):
+        if trainer.epoch == epoch:
+            trainer.train_loader = other
+
+    with pytest.raises(CheckpointError, match=f"train_loader was set inside a fit with a Checkpoint, in epoch {epoch}"):
+        trainer.fit(epochs=3, resume=True)
+    assert trainer.train_loader is not other
+    trainer._functions.clear()
+    trainer.fit(epochs=3, resume=True)  # goes on from the folder, with the loader that it had
+    whole = build(first_loader, tmp_path / "whole")
+    whole.fit(epochs=3, resume=True)
+    assert differences(trainer, fingerprint(whole)) == []
+
+
+def test_another_loader_as_a_fit_begins_is_refused_too(tmp_path):
+    trainer = build(first_loader, tmp_path / "a")
+    trainer.on("train_begin")(lambda trainer: setattr(trainer, "train_loader", second_loader()))
+    with pytest.raises(
+        CheckpointError, match=r"inside a fit with a Checkpoint, in epoch 0(?s:.)*set it between two fits"
+    ):
+        trainer.fit(epochs=3, resume=True)
+
+
+def test_the_same_loader_once_more_is_no_other_one(tmp_path):
+    trainer = build(first_loader, tmp_path / "a")
+
+    @trainer.on("epoch_begin")
+    def set_it(trainer):
+        trainer.train_loader = trainer.train_loader
+
+    trainer.fit(epochs=2, resume=True)
+    assert trainer.epoch == 2
+
+
+@pytest.mark.parametrize("at", [3, 6, 10])
+def test_a_loader_that_is_set_between_two_fits_is_gone_on_with(at, tmp_path):
+    def script(folder, kill=None):
+        trainer = build(first_loader, folder, kill=kill)
+        trainer.fit(epochs=1, resume=True)
+        trainer.train_loader = second_loader()
+        trainer.fit(epochs=2, resume=True)
+        return trainer
+
+    expected = fingerprint(script(tmp_path / "whole"))
+    with pytest.raises(Killed):
+        script(tmp_path / "a", kill=at)
+    assert differences(script(tmp_path / "a"), expected) == []
+
+
+def test_without_a_checkpoint_a_callback_may_set_another_and_a_save_goes_on_with_that_one(tmp_path):
+    def replacing(folder=None):
+        trainer = build(first_loader, None)
+        trainer.seed = 3
+
+        @trainer.on("epoch_begin")
+        def replace(trainer):
+            if trainer.epoch == 2:
+                trainer.train_loader = second_loader()
+
+        return trainer
+
+    whole = replacing()
+    whole.fit(steps=5)  # of 4 in the first epoch
+    whole.save(tmp_path / "a")
+    whole.fit(epochs=2)
+    other = replacing()
+    with pytest.raises(CheckpointError, match=r"set the loader that was read then before this fit \(or load\)"):
+        other.load(tmp_path / "a")
+    other.train_loader = second_loader()
+    other.load(tmp_path / "a")
+    other.fit(epochs=2)
+    assert differences(other, fingerprint(whole)) == []
+
+
 # Samplers with generators of their own
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from crafting import (
 )
 
 from ignition.callbacks import Callback, SaveModel, TensorBoard
-from ignition.checkpoint import write
+from ignition.checkpoint import read, write
 from ignition.errors import ArgumentError, CheckpointError
 from ignition.snapshot import apply
 from ignition.state_values import check_memory, check_state, is_count, is_number, telling_of
@@ -158,6 +159,28 @@ def test_a_crafted_file_of_right_checksums_is_refused_by_load_with_its_name_and_
 
 def places_by_name(content):
     return {".".join(map(str, path)): path for path in places(content.state)}
+
+
+def test_a_crafted_newest_one_is_an_error_of_fit_and_once_it_is_deleted_the_run_goes_on(tmp_path):
+    whole = gathering(tmp_path / "whole")
+    whole.fit(epochs=2, resume=True)
+    gathering(tmp_path / "a").fit(epochs=1, resume=True)
+    newest = sorted((tmp_path / "a").glob("fit-*"))[-1]
+    content = read(newest)
+    rewritten = with_value(content, ("callbacks", "EMA.1", "updates"), "many")
+    write(newest, rewritten)
+    trainer = gathering(tmp_path / "a")
+    before = fingerprint(trainer)
+    for _ in range(2):  # the folder is let go of
+        with pytest.raises(
+            CheckpointError, match=rf"{newest.name} is broken: callbacks.EMA.1 in state.json(?s:.)*delete"
+        ):
+            trainer.fit(epochs=2, resume=True)
+    assert fingerprint(trainer) == before
+    shutil.rmtree(newest)
+    trainer = gathering(tmp_path / "a")
+    trainer.fit(epochs=2, resume=True)
+    assert torch.equal(trainer.model.head.weight, whole.model.head.weight)
 
 
 @pytest.mark.fault("a crafted tensor with the right checksums", "Message 1, nothing changed")

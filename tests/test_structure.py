@@ -4,7 +4,7 @@ from typing import NamedTuple
 import pytest
 from torch import nn
 
-from ignition.structure import by_class, like, named, suffix
+from ignition.structure import by_class, key_in, like, named, suffix
 
 
 class Pair(NamedTuple):
@@ -68,3 +68,7 @@ def test_only_one_of_several_has_a_suffix():
 
 def test_objects_are_told_apart_by_class_and_place():
     assert [name for name, _ in by_class([1, "a", 2, None])] == ["int.1", "str.1", "int.2", "NoneType.1"]
+
+
+def test_a_part_of_one_of_several_is_named_after_both():
+    assert (key_in("G", "0.weight"), key_in("", "0.weight")) == ("G.0.weight", "0.weight")

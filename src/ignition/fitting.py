@@ -16,7 +16,7 @@ from ignition.callbacks.schedules import bind_schedules
 from ignition.captured import warn_of_captured
 from ignition.codec import encode
 from ignition.data import batch_weight, items_of, iterate, sure_length
-from ignition.errors import ArgumentError
+from ignition.errors import ArgumentError, CheckpointError
 from ignition.events import Events, check_callbacks
 from ignition.goal import Goal, check_goal
 from ignition.parting import check_alike, raised_alike, together
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ignition.trainer import Trainer
     from ignition.training import Training
 
-__all__ = ["fit", "load", "save"]
+__all__ = ["begin_with", "fit", "load", "save"]
 
 
 def fit(
@@ -156,6 +156,26 @@ def load(trainer: Trainer[Any], path: str | os.PathLike[str]) -> None:
     training.fit |= {"number": max(number, training.fit["number"]), "ended": True}
     for callback in trainer.callbacks:  # the averages that it keeps are there at once
         callback.prepare(trainer)
+
+
+def begin_with(trainer: Trainer[Any], loader: Any) -> None:
+    """Makes way for another train loader. An epoch that is open was read from the one before.
+
+    Raises:
+        CheckpointError: If a fit is running that is to be gone on with: the script, run again, would have its first
+            loader in the middle of an epoch of this one.
+    """
+    if not trainer.training.is_fitting:
+        trainer.training.drop_pass()
+    elif loader is not trainer.train_loader and any(isinstance(one, Checkpoint) for one in trainer.callbacks):
+        raise CheckpointError(
+            f"train_loader was set inside a fit with a Checkpoint, in epoch {trainer.epoch}",
+            expected="one loader for a whole fit, since a run that goes on inside an epoch has the one that the script "
+            "gave before the fit",
+            fix="set it between two fits, each of which goes on with its own: fit(epochs=3, resume=True), "
+            "trainer.train_loader = other, fit(epochs=2, resume=True); or have one sampler choose what an epoch reads, "
+            "by its set_epoch",
+        )
 
 
 def _next_fit(trainer: Trainer[Any]) -> dict[str, Any]:

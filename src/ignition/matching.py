@@ -12,11 +12,12 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import BatchSampler
 
 from ignition import distributed
+from ignition.buffers import is_unset
 from ignition.checkpoint import Content
 from ignition.codec import decode
 from ignition.data import keeps_place, length_of, sure_length
 from ignition.errors import CheckpointError
-from ignition.structure import named
+from ignition.structure import key_in, named
 
 __all__ = [
     "check_data",
@@ -26,18 +27,12 @@ __all__ = [
     "checked_optimizers",
     "data_size",
     "is_usual",
-    "key_in",
 ]
 
 # Types of several elements to a byte.
 _PACKED = {value for name, value in vars(torch).items() if re.fullmatch(r"u?int[1-7]|bits\w+", name)}
 _USUAL = (Tensor, nn.Parameter)
 _WHOLE = {torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.bool, torch.uint8}
-
-
-def key_in(name: str, key: str) -> str:
-    """The name of a tensor of one of several models."""
-    return f"{name}.{key}" if name else key
 
 
 def data_size(loader: Any) -> dict[str, int | None]:
@@ -87,8 +82,15 @@ def check_model(models: Any, content: Content, source: str) -> None:
         for key, value in module.state_dict().items()
         if isinstance(value, Tensor)
     }
-    missing = [name for name in expected if name not in saved]
-    unexpected = [name for name in saved if name not in expected]
+    unset = content.state.get("unset", ())  # buffers that the model sets as it runs may be there, or not yet
+    later = {
+        name
+        for name in saved
+        for prefix, module in named(models).items()
+        if name.startswith(key_in(prefix, "")) and is_unset(module, name.removeprefix(key_in(prefix, "")))
+    }
+    missing = [name for name in expected if name not in saved and name not in unset]
+    unexpected = [name for name in saved if name not in expected and name not in later]
     known = {name: value for name, value in expected.items() if name in saved and not is_lazy(value)}
     misshapen = [
         f"{name} {tuple(saved[name].shape)} instead of {tuple(value.shape)}"
@@ -128,7 +130,8 @@ def check_data(loader: Any, state: Mapping[str, Any], source: str) -> None:
         raise CheckpointError(
             f"the checkpoint {source} was written with a train_loader of {_size(then)}, and now it has {_size(now)}",
             expected="the same data, in batches of the same size, since the place in them is part of the checkpoint",
-            fix="use the same loader, or begin anew in another folder with SaveModel's weights",
+            fix="set the loader that was read then before this fit (or load), where a script has several of them; or "
+            "begin anew in another folder with SaveModel's weights",
         )
     if (keeps_place(loader) is None) != (state["loader"] is None):
         raise CheckpointError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections import deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
@@ -25,6 +25,9 @@ from ignition.errors import ArgumentError
 from ignition.types import MetricObject, Stateful
 
 __all__ = ["Memory", "has_memory"]
+
+_CONTAINERS = {dict, list, tuple, set, frozenset, deque, OrderedDict, defaultdict}
+"""What has no memory of its own beside its items: to ask takes long, and a module has a dozen of them."""
 
 
 def has_memory(value: Any) -> bool:
@@ -73,7 +76,7 @@ class Memory:
             self.then(_array_restorer(value))
         elif isinstance(value, (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)):
             self.then(_generator_restorer(value))
-        elif has_memory(value):
+        elif type(value) not in _CONTAINERS and has_memory(value):
             self._add_object(value)
         elif isinstance(value, (dict, list, set, deque)):
             self.add_shallow(value)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ignition import distributed
+from ignition.buffers import fit_buffers, is_unset, load_transient_buffers
 from ignition.checkpoint import Content
 from ignition.codec import decode, encode, give_back
 from ignition.data import can_shift
 from ignition.errors import CheckpointError, ProcessError
 from ignition.gathered_metrics import metric_of, restore_metrics
-from ignition.matching import check_data, check_model, check_place, check_tensor, checked_optimizers, data_size, key_in
+from ignition.matching import check_data, check_model, check_place, check_tensor, checked_optimizers, data_size
 from ignition.modes import is_frozen, set_frozen
 from ignition.optimizer_states import SavedOptimizers, check_optimizer_state, load_optimizer_state
 from ignition.position import Position
@@ -32,7 +33,7 @@ from ignition.state_values import (
     telling_of,
 )
 from ignition.strategy import as_sharded
-from ignition.structure import by_class, named
+from ignition.structure import by_class, key_in, named
 
 if TYPE_CHECKING:
     from ignition.callbacks.base import Callback
@@ -92,7 +93,7 @@ def capture(
                 model[key_in(name, key)] = value.detach() if value.requires_grad else value
             else:  # what a module gives by get_extra_state
                 extra[key_in(name, key)] = encode(value, others, f"extra.{key_in(name, key)}")
-    metrics, buffers, parameters, frozen = _parts_of(trainer.model)
+    metrics, buffers, parameters, frozen, unset = _parts_of(trainer.model)
     gradients, unused = training.unused_gradients.of(parameters.items())
     others |= {f"buffer.{name}": one for name, one in buffers.items() if name not in model}
     others |= {f"gradient.{name}": one for name, one in unused.items()}
@@ -121,6 +122,7 @@ def capture(
         "trained": {name: parameter.requires_grad for name, parameter in parameters.items()},
         "gradients": gradients,
         "frozen": frozen,
+        "unset": unset,
         **mine,
     }
     files = {"model": model, "optimizer": optimizers.tensors, "state": others}
@@ -217,8 +219,9 @@ def _checked(training: Training, content: Content, source: str) -> list[tuple[st
 
     def put_models() -> None:
         for name, module, model_state in loads:
+            fit_buffers(module, model_state, {one.removeprefix(key_in(name, "")) for one in state["unset"]})
             module.load_state_dict(as_sharded(model_state, module))
-            _load_transient_buffers(module, name, others)
+            load_transient_buffers(module, name, others)
             restore_metrics(module, metrics[name])
         for name, parameter in _parameters(trainer.model):
             parameter.requires_grad_(trained[name])
@@ -258,7 +261,7 @@ def _check_names(
     models: Any, state: Mapping[str, Any], metrics: Any, others: Mapping[str, Tensor], source: str
 ) -> None:
     """That what is kept by the names of parts of the models is that of parts which are there, and of their shape."""
-    here, _, parameters, _ = _parts_of(models)
+    here, _, parameters, _, _ = _parts_of(models)
     check_metrics(metrics, here, source)
     check_names(state["trained"], parameters, "trained", source, all_of_them=True)
     check_names(state["gradients"], parameters, "gradients", source)
@@ -293,8 +296,8 @@ def _without_generators(pending: Mapping[str, Any] | None) -> dict[str, Any] | N
 
 def _parts_of(
     models: Any,
-) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor], dict[str, Tensor], list[str]]:
-    """What metrics in the models have gathered, all buffers, all parameters, and which modules are frozen.
+) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor], dict[str, Tensor], list[str], list[str]]:
+    """What metrics in the models have gathered, buffers, parameters, what is frozen, which buffers are None.
 
     In one way through the modules, since it takes its time, and the training waits.
     """
@@ -302,6 +305,7 @@ def _parts_of(
     buffers: dict[str, Tensor] = {}
     parameters: dict[str, Tensor] = {}
     frozen: list[str] = []
+    unset: list[str] = []
     for name, model in named(models).items():
         gathered = metrics[name] = {}
         for path, module in model.named_modules():
@@ -310,12 +314,14 @@ def _parts_of(
             if is_frozen(module):
                 frozen.append(key_in(name, path))
             for leaf, buffer in module._buffers.items():
-                if buffer is not None:
+                if buffer is None:
+                    unset.append(key_in(name, key_in(path, leaf)))
+                else:
                     buffers[key_in(name, key_in(path, leaf))] = buffer
             for leaf, parameter in module._parameters.items():
                 if parameter is not None:
                     parameters[key_in(name, key_in(path, leaf))] = parameter
-    return metrics, buffers, parameters, frozen
+    return metrics, buffers, parameters, frozen, unset
 
 
 def _modules(models: Any) -> Iterator[tuple[str, nn.Module]]:
@@ -348,11 +354,16 @@ def _checked_callbacks(
 
 
 def _model_state(module: nn.Module, name: str, content: Content, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict of a model, of tensors of its own."""
-    saved = content.tensors.get("model", {})
+    """The state dict of a model, of tensors of its own, with the buffers that it sets only later."""
+    saved, unset, prefix = content.tensors.get("model", {}), content.state["unset"], key_in(name, "")
+    here = {key: value for key, value in module.state_dict().items() if key_in(name, key) not in unset}
+    later = [key for key in saved if key.startswith(prefix) and is_unset(module, key.removeprefix(prefix))]
     return {
-        key: saved[key_in(name, key)].clone() if isinstance(value, Tensor) else extra[key_in(name, key)]
-        for key, value in module.state_dict().items()
+        **{
+            key: saved[key_in(name, key)].clone() if isinstance(value, Tensor) else extra[key_in(name, key)]
+            for key, value in here.items()
+        },
+        **{key.removeprefix(prefix): saved[key].clone() for key in later},
     }
 
 
@@ -365,24 +376,6 @@ def _gradient(parameter: Tensor, saved: Tensor | None) -> Tensor:
 
         return shard_like(saved, parameter)
     return saved.to(parameter.device, copy=True)
-
-
-def _load_transient_buffers(module: nn.Module, name: str, others: Mapping[str, Tensor]) -> None:
-    prefix = f"buffer.{key_in(name, '')}"
-    kept = module.state_dict().keys()
-    here = dict(module.named_buffers())
-    modules = dict(module.named_modules())
-    for key, value in others.items():
-        path, _, leaf = key.removeprefix(prefix).rpartition(".")
-        full = f"{path}.{leaf}" if path else leaf
-        if not key.startswith(prefix) or full in kept or path not in modules:
-            continue
-        if full in here and here[full].shape == value.shape:
-            with torch.no_grad():
-                here[full].copy_(value)
-        elif hasattr(modules[path], leaf):  # made or grown since the model was new, as a cache of positions is
-            near = here.get(full, next(module.parameters(), value))
-            setattr(modules[path], leaf, value.to(near.device, copy=True))
 
 
 def _generators(training: Training) -> dict[str, Any]:

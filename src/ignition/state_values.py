@@ -139,7 +139,8 @@ _STATE = {
     "seconds": _SECONDS, "scales": _DICT, "optimizers": _DICT, "callbacks": _DICT, "extra": _DICT, "metrics": _DICT,
     "optimizer_kinds": _Kind("an object of texts", _is_dict_of(str)),
     "trained": _Kind("an object of booleans", _is_dict_of(bool)),
-    "gradients": _Kind("a list of names", _is_texts), "frozen": _Kind("a list of names", _is_texts), **_OWN,
+    "gradients": _Kind("a list of names", _is_texts), "frozen": _Kind("a list of names", _is_texts),
+    "unset": _Kind("a list of names", _is_texts), **_OWN,
 }  # fmt: skip
 _POSITION = dict.fromkeys(Position.__slots__, _COUNT)
 _DATA = dict.fromkeys(("batches", "samples", "batch_size"), _or_none(_COUNT))

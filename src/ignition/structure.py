@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["by_class", "like", "named", "suffix"]
+__all__ = ["by_class", "key_in", "like", "named", "suffix"]
 
 
 def named(objects: Any) -> dict[str, Any]:
@@ -57,3 +57,8 @@ def by_class(objects: Iterable[Any]) -> Iterator[tuple[str, Any]]:
         name = type(one).__name__
         counts[name] = counts.get(name, 0) + 1
         yield f"{name}.{counts[name]}", one
+
+
+def key_in(name: str, key: str) -> str:
+    """The name of a part of one of several objects: of the only one its own."""
+    return f"{name}.{key}" if name else key

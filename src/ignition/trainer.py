@@ -212,8 +212,7 @@ class Trainer(Generic[Model]):
     @train_loader.setter
     def train_loader(self, loader: Iterable[Any]) -> None:
         arguments.check_loader(loader, "train_loader", "set it to a DataLoader, or to a list of batches")
-        if not self.training.is_fitting:
-            self.training.drop_pass()
+        fitting.begin_with(self, loader)
         self._train_loader = loader
 
     @property
@@ -305,7 +304,7 @@ class Trainer(Generic[Model]):
         fitting.save(self.training, path)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Goes where a checkpoint was taken; all processes call it. All is checked before anything is changed.
+        """Goes where a checkpoint was taken, or nowhere: what fails is undone. All processes call it.
 
         What callbacks keep is put back too; ``trainer.averaged`` has the averages. The next fit is one of its own.
 
