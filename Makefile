@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick check format docs docs-serve release-check bench bench-quick bench-resume clean
+.PHONY: help demo test test-quick test-gpu check format docs docs-serve release-check bench bench-quick bench-resume clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ test: .venv/.installed ## run every test
 
 test-quick: .venv/.installed ## run the tests worth running after each save, in under a minute
 	@$(PYTEST) -m "not slow"
+
+test-gpu: .venv/.installed ## run the tests that need a GPU, one after the other
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu
 
 check: .venv/.installed ## lint, formatting and types
 	@$(BIN)/ruff check
@@ -46,7 +49,10 @@ docs: .venv/.installed-docs ## build the site into site/; open site/index.html
 docs-serve: .venv/.installed-docs ## show the site on http://localhost:8000, and again after each save
 	@$(MKDOCS) serve
 
-release-check: .venv/.installed ## build the packages and try them in an empty environment; REHEARSE=1 before the changelog is dated
+release-test-gpu: .venv/.installed ## run the tests that need a GPU, one after the other
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu
+
+check: .venv/.installed ## build the packages and try them in an empty environment; REHEARSE=1 before the changelog is dated
 	@$(BIN)/python scripts/release_check.py $(if $(REHEARSE),--rehearse)
 
 bench: .venv-bench/.installed ## compare the speed with other libraries and write docs/benchmarks.md, in ten minutes

@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.accelerator.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs an accelerator"))
+                item.add_marker(pytest.mark.skip(reason="needs an accelerator, and make test-gpu"))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -75,7 +75,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Adds the marker by which a test is a row of the table of faults."""
+    """Adds the marker by which a test is a row of the table of faults; hides a GPU from tests that run everywhere."""
+    if "gpu" not in config.option.markexpr:  # else what a test holds on the CPU and the Trainer's model would be apart
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     config.addinivalue_line("markers", "fault(name, outcome, tries=1): what a test that passes has seen of a fault")
 
 

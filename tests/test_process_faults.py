@@ -5,6 +5,7 @@ The judges are those of `test_faults`; here they look at each process. The real 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -51,6 +52,10 @@ def finish(process: subprocess.Popen[str]) -> str:
         return process.communicate(timeout=WHOLE)[1]
     except subprocess.TimeoutExpired:
         process.kill()
+        for one in Path("/proc").glob("[0-9]*/cmdline"):  # its processes too, which hold its standard error
+            with contextlib.suppress(OSError):
+                if process.args[-1] in one.read_text():
+                    os.kill(int(one.parent.name), signal.SIGKILL)
         process.communicate()
         pytest.fail(f"torchrun still ran after {WHOLE} seconds")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 _END = object()
+_SECONDS_TO_END = 0.02
 _START: Final = Position(epoch=1)
 
 
@@ -69,6 +71,10 @@ def part_of(
     size = distributed.world_size()
     if size == 1:
         return iterate(loader, position.epoch, position.batch, shift=position.shift) if opened is None else opened
+    if getattr(loader, "num_workers", 0):
+        # Threads of the group end what a collective has left to them, and a worker that is forked meanwhile hangs
+        # (CPython before 3.12: it waits for a lock that such a thread held).
+        time.sleep(_SECONDS_TO_END)
     if not is_stream(loader):
         shard = Shard(distributed.rank(), size)
         batches = iterate(loader, position.epoch, _batches_read(position, size), shard, fill, position.shift)
