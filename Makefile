@@ -49,10 +49,7 @@ docs: .venv/.installed-docs ## build the site into site/; open site/index.html
 docs-serve: .venv/.installed-docs ## show the site on http://localhost:8000, and again after each save
 	@$(MKDOCS) serve
 
-release-test-gpu: .venv/.installed ## run the tests that need a GPU, one after the other
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu
-
-check: .venv/.installed ## build the packages and try them in an empty environment; REHEARSE=1 before the changelog is dated
+release-check: .venv/.installed ## build the packages and try them in an empty environment; REHEARSE=1 before the changelog is dated
 	@$(BIN)/python scripts/release_check.py $(if $(REHEARSE),--rehearse)
 
 bench: .venv-bench/.installed ## compare the speed with other libraries and write docs/benchmarks.md, in ten minutes
