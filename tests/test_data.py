@@ -482,6 +482,7 @@ def read_from(loader, start, shift, processes):
     return shares, rounds(loader, start, processes, fill, shift)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize(("start", "shift"), [(0, 3), (2, 1), (4, 2), (6, 3)])
 @pytest.mark.parametrize("name", shiftable(1, 1, False))

@@ -61,7 +61,7 @@ def build(loader, seed=None):
     return Trainer(model, optimizer, train_fn, loader, device="cpu", progress=False, seed=seed)
 
 
-@pytest.mark.parametrize("steps", [1, 3, 4, 6])
+@pytest.mark.parametrize("steps", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 6)), 3, 4])
 @pytest.mark.parametrize("name", LOADERS)
 def test_the_batches_that_were_left_come_after_it(name, steps, tmp_path):
     if name == "workers" and steps != 6:

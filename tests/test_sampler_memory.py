@@ -146,6 +146,7 @@ def build(loader, folder=None, *, every=1, kill=None, seed=None, eval_loader=Non
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOADERS)
 def test_a_sampler_goes_on_from_every_step_as_it_would_have(name, tmp_path):
     whole = build(LOADERS[name], tmp_path / "whole")
@@ -158,6 +159,7 @@ def test_a_sampler_goes_on_from_every_step_as_it_would_have(name, tmp_path):
         shutil.rmtree(tmp_path / "again")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOADERS)
 def test_how_often_it_is_saved_changes_no_order(name, tmp_path):
     ends = []

@@ -183,6 +183,7 @@ def test_a_crafted_newest_one_is_an_error_of_fit_and_once_it_is_deleted_the_run_
     assert torch.equal(trainer.model.head.weight, whole.model.head.weight)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a crafted tensor with the right checksums", "Message 1, nothing changed")
 def test_a_tensor_that_is_missing_or_another_is_refused_with_nothing_changed_or_can_be_trained_with(crafted):
     make, folder, content = crafted
