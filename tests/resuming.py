@@ -26,6 +26,23 @@ class Killed(BaseException):
     """Ends a run in the middle, as nothing that the library catches would."""
 
 
+def small_training(kill: int | None) -> tuple[Any, Any, Any]:
+    """A network with dropout, its optimizer, and a train function that ends the run in its `kill`-th call."""
+    model = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.2), nn.Linear(5, 2))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    steps = []
+
+    def train_fn(model: Any, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        steps.append(1)
+        if len(steps) == kill:
+            raise Killed
+        loss = crossentropy_loss(model(x), y)
+        optimize(loss, optimizer)
+        return {"loss": loss}
+
+    return model, optimizer, train_fn
+
+
 class Data(Dataset):
     """Points of two classes, with noise from the named generators each time one is loaded."""
 

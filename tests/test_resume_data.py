@@ -9,11 +9,10 @@ from collections import deque
 import numpy as np
 import pytest
 import torch
-from resuming import Data, Killed, differences, fingerprint
-from torch import nn
+from resuming import Data, Killed, differences, fingerprint, small_training
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from ignition import TensorLoader, Trainer, crossentropy_loss, optimize
+from ignition import TensorLoader, Trainer, crossentropy_loss
 from ignition.callbacks import Checkpoint
 from ignition.data import check_place_kept, iterate
 from ignition.errors import CheckpointError
@@ -146,17 +145,7 @@ def build(loader, folder, *, every=1, accumulate=1, kill=None, evaluate=False):
     torch.manual_seed(4)
     np.random.seed(4)
     loader = loader()
-    model = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.2), nn.Linear(5, 2))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    steps = []
-
-    def train_fn(model, x, y):
-        steps.append(1)
-        if len(steps) == kill:
-            raise Killed
-        loss = crossentropy_loss(model(x), y)
-        optimize(loss, optimizer)
-        return {"loss": loss}
+    model, optimizer, train_fn = small_training(kill)
 
     def eval_fn(model, x, y):
         return {"loss": crossentropy_loss(model(x), y), "noise": torch.rand(())}

@@ -11,11 +11,10 @@ from itertools import cycle, islice
 import numpy as np
 import pytest
 import torch
-from resuming import Data, Killed, differences, fingerprint
-from torch import nn
+from resuming import Data, Killed, differences, fingerprint, small_training
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SequentialSampler
 
-from ignition import Trainer, crossentropy_loss, optimize
+from ignition import Trainer, crossentropy_loss
 from ignition.callbacks import Checkpoint
 from ignition.errors import CheckpointError, IgnitionWarning
 from ignition.sampler_memory import SamplerMemory, own_samplers
@@ -124,17 +123,7 @@ def build(loader, folder=None, *, every=1, kill=None, seed=None, eval_loader=Non
     random.seed(4)
     np.random.seed(4)
     loader = loader(**(more or {}))
-    model = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.2), nn.Linear(5, 2))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    steps = []
-
-    def train_fn(model, x, y):
-        steps.append(1)
-        if len(steps) == kill:
-            raise Killed
-        loss = crossentropy_loss(model(x), y)
-        optimize(loss, optimizer)
-        return {"loss": loss}
+    model, optimizer, train_fn = small_training(kill)
 
     def eval_fn(model, x, y):
         return {"loss": crossentropy_loss(model(x), y)}

@@ -9,11 +9,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from resuming import Data, Killed, differences, fingerprint
-from torch import nn
+from resuming import Data, Killed, differences, fingerprint, small_training
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from ignition import Trainer, crossentropy_loss, optimize
+from ignition import Trainer, crossentropy_loss
 from ignition.callbacks import Checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata's use of torch
@@ -35,17 +34,7 @@ def build(folder, *, workers=0, shuffle=True, generator=None, noise=(), every=1,
     np.random.seed(4)
     generator = None if generator is None else torch.Generator().manual_seed(generator)
     loader = StatefulDataLoader(Data(noise), 6, shuffle=shuffle, num_workers=workers, generator=generator)
-    model = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.2), nn.Linear(5, 2))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    steps = []
-
-    def train_fn(model, x, y):
-        steps.append(1)
-        if len(steps) == kill:
-            raise Killed
-        loss = crossentropy_loss(model(x), y)
-        optimize(loss, optimizer)
-        return {"loss": loss}
+    model, optimizer, train_fn = small_training(kill)
 
     def eval_fn(model, x, y):
         return {"loss": crossentropy_loss(model(x), y), "noise": torch.rand(())}

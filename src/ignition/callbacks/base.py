@@ -111,7 +111,12 @@ class Callback:
         """Takes back what `state_dict` returned."""
 
     def check_state(self, trainer: Trainer[Any], state: dict[str, Any]) -> None:
-        """Raises if `state` cannot be taken back by `load_state_dict` with this Trainer; it changes nothing.
+        """Looks, before anything of a checkpoint is put back, whether `load_state_dict` can take it; changes nothing.
 
-        It is called before anything of a checkpoint is put back. By default every state will do.
+        Args:
+            trainer: The one that goes on from the checkpoint.
+            state: What `state_dict` returned when it was written.
+
+        Raises:
+            ArgumentError: If it cannot; by default every state will do.
         """

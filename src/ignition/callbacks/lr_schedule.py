@@ -163,9 +163,8 @@ class LRSchedule(Callback):
         if "last_epoch" in now and "last_epoch" not in state:
             state = state | {"last_epoch": None}
         for key, value in state.items():
-            is_word = isinstance(value, str) and isinstance(
-                now.get(key), str
-            )  # a setting, which the checkpoint decides
+            # A word is a setting, which the checkpoint decides.
+            is_word = isinstance(value, str) and isinstance(now.get(key), str)
             if key in now and not is_word and not _is_alike(value, now[key]):
                 raise ArgumentError(
                     f"the state of {self!r} has {key}={value!r:.80}",
