@@ -1,11 +1,13 @@
-"""Prediction with the tiny classifier and with a function that does nothing, by hand and by Ignition."""
+"""Prediction with the tiny classifier and with functions that do nothing, by hand and by Ignition."""
+
+from itertools import cycle
 
 import torch
 
 from benchmarks.work import BATCH_SIZE, tiny_model
 from ignition import predict, predict_on_batch
 
-OUTPUT = torch.zeros(BATCH_SIZE, 4)
+OUTPUTS = [torch.zeros(BATCH_SIZE, 4) for _ in range(200)]  # as a model's: each has its own memory
 
 
 def predict_by_hand(batches):
@@ -26,22 +28,39 @@ def predict_ignition(batches):
 
 
 def predict_nothing_by_hand(batches):
-    outputs = []
+    outputs, given = [], cycle(OUTPUTS)
     for _ in batches:
-        outputs.append(OUTPUT)
+        outputs.append(next(given))
     return torch.cat(outputs)
 
 
 def predict_nothing_copied_by_hand(batches):
-    return copied(batches, lambda x: OUTPUT)
+    given = cycle(OUTPUTS)
+    return copied(batches, lambda x: next(given))
 
 
 def predict_nothing_ignition(batches):
-    return predict(tiny_model(), lambda model, x: OUTPUT, batches)
+    given = cycle(OUTPUTS)
+    return predict(tiny_model(), lambda model, x: next(given), batches)
+
+
+def predict_same_by_hand(batches):
+    outputs = []
+    for _ in batches:
+        outputs.append(OUTPUTS[0])
+    return torch.cat(outputs)
+
+
+def predict_same_copied_by_hand(batches):
+    return copied(batches, lambda x: OUTPUTS[0])
+
+
+def predict_same_ignition(batches):
+    return predict(tiny_model(), lambda model, x: OUTPUTS[0], batches)
 
 
 def copied(batches, model):
-    """By hand as `predict` does it: each output is copied at once into one result for all."""
+    """Each output is copied at once into one result for all."""
     result, at = torch.empty(BATCH_SIZE * len(batches), 4), 0
     with torch.no_grad():
         for x, _ in batches:

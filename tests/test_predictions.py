@@ -1,3 +1,4 @@
+import weakref
 from collections import OrderedDict, namedtuple
 
 import pytest
@@ -24,6 +25,7 @@ def randoms(sizes, *shape, dtype=torch.float32):
 
 
 SIZES = [4, 4, 4, 1]
+LENGTHS_100 = pytest.mark.parametrize("batches", [None, 100], ids=["unknown length", "known length"])
 LENGTHS = pytest.mark.parametrize("batches", [None, 4], ids=["unknown length", "known length"])
 
 
@@ -130,6 +132,97 @@ def test_predictions_have_no_graph_and_are_copies(batches):
     assert result["output"].device == torch.device("cpu")
 
 
+def into_one_buffer(buffer):
+    return buffer
+
+
+def into_a_part_of_a_buffer(buffer):
+    return buffer[:4]
+
+
+def into_a_detached_buffer(buffer):
+    return buffer.detach()
+
+
+def into_memory_of_numpy(buffer):
+    return torch.from_numpy(buffer.numpy())
+
+
+@LENGTHS_100
+@pytest.mark.parametrize(
+    "view", [into_one_buffer, into_a_part_of_a_buffer, into_a_detached_buffer, into_memory_of_numpy]
+)
+def test_a_function_may_write_into_the_same_memory_for_each_batch(batches, view):
+    buffer = torch.zeros(4, 2)
+    predictions = Predictions(0, batches)
+    for step in range(100):
+        buffer.fill_(step)
+        predictions.add(view(buffer))
+    assert predictions.result()[:, 0].tolist() == [step for step in range(100) for _ in range(4)]
+
+
+@LENGTHS_100
+def test_a_function_may_take_turns_with_a_few_buffers(batches):
+    buffers = [torch.zeros(2, 3) for _ in range(5)]
+    predictions = Predictions(0, batches)
+    for step in range(100):
+        predictions.add(buffers[step % 5].fill_(step))
+    assert predictions.result()[::2, 0].tolist() == list(range(100))
+
+
+@LENGTHS_100
+@pytest.mark.parametrize("axis", [0, 1])
+def test_many_outputs_of_any_size_are_joined_in_the_order_of_the_data(batches, axis):
+    outputs = [torch.randn(3, 3 + index % 4 // 3 + index // 70 * 50) for index in range(200)]
+    outputs = [output.T.contiguous() if axis == 0 else output for output in outputs]
+    assert torch.equal(joined(outputs, axis, batches), torch.cat(outputs, axis))
+
+
+def test_a_result_that_was_looked_at_can_grow():
+    outputs = randoms([4] * 100, 3)
+    predictions = Predictions(0, None)
+    for index, output in enumerate(outputs):
+        predictions.add(output)
+        assert torch.equal(predictions.result(), torch.cat(outputs[: index + 1]))
+
+
+def test_few_outputs_are_held_and_no_graph_of_them():
+    model = nn.Linear(3, 2)
+    predictions, outputs, graphs = Predictions(0, 1000), [], []
+    for _ in range(1000):
+        output = model(torch.ones(4, 3))
+        outputs.append(weakref.ref(output.detach_()))
+        predictions.add(output)
+        hidden = model(torch.ones(4, 3))
+        graphs.append(weakref.ref(hidden))
+        predictions.add(hidden * hidden)
+        del output, hidden
+        assert sum(one() is not None for one in outputs) <= 64
+        assert graphs[-1]() is None
+
+
+def test_no_large_output_is_held():
+    predictions = Predictions(0, 100)
+    for _ in range(100):
+        output = torch.zeros(1024, 300)
+        held = weakref.ref(output)
+        predictions.add(output)
+        del output
+        assert held() is None
+
+
+def test_an_output_that_has_grown_large_is_no_longer_held():
+    predictions = Predictions(0, None)
+    outputs = [torch.randn(4 if index < 50 else 300_000) for index in range(60)]
+    for output in outputs:
+        predictions.add(output)
+    held = weakref.ref(outputs[-1])
+    expected = torch.cat(outputs)
+    del outputs, output
+    assert held() is None
+    assert torch.equal(predictions.result(), expected)
+
+
 def test_transposed_and_conjugated_outputs_are_joined_by_value():
     outputs = [torch.randn(3, size, dtype=torch.complex64).T.conj() for size in SIZES]
     assert torch.equal(joined(outputs), torch.cat(outputs))
@@ -148,6 +241,11 @@ def test_a_known_length_needs_no_more_memory_than_the_result():
 
 
 # Bad input
+
+
+def test_outputs_that_change_after_many_batches_are_an_error():
+    with pytest.raises(FunctionError, match=r"(?s)torch.float64 of shape \(4, 3\).*axis 0 alone"):
+        joined([*randoms([4] * 50, 3), torch.zeros(4, 3, dtype=torch.float64)])
 
 
 @LENGTHS

@@ -16,14 +16,16 @@ from ignition.weighing import NOTHING
 
 __all__ = ["Predictions"]
 
-_AHEAD = 64
+_MOST_HELD = 64  # outputs that are copied together, for which torch takes a tenth of the time
+_MOST_HELD_BYTES = 1 << 20  # of all of these; copying more at once gains nothing
+_LOOKED_AT = 16  # outputs, before more than one is held
 
 
 class Predictions:
     """Outputs of the same nesting for each batch, joined along the batch axis, on the CPU.
 
     Where the number of batches is known, each tensor of the nesting is written into one that was made for all of
-    them at the first batch, so that no more memory than the result is needed.
+    them at the first batch, so that hardly more memory than the result is needed.
 
     Args:
         batch_axis: The axis along which the outputs are joined.
@@ -104,7 +106,11 @@ class Predictions:
 
 
 class _Joined:
-    """One tensor that grows along an axis."""
+    """One tensor that grows along an axis.
+
+    Small outputs are held and copied many at a time, once the function has shown that it makes new memory for each:
+    one that writes into the same memory again would have all that are held end as the last.
+    """
 
     def __init__(self, first: Tensor, axis: int, batches: int) -> None:
         self._axis = axis % first.ndim
@@ -112,35 +118,65 @@ class _Joined:
         self._dtype = first.dtype
         self._filled = 0
         self._sizes: list[int] = []  # of each batch
-        self._places: list[Tensor] = []  # in the room, for the next outputs of that shape; the next one is last
+        self._held: list[Tensor] = []  # the last outputs, which are not in the room yet
+        self._most_held = 1
+        # The first outputs, kept so that their memory is not given out again; None for large ones, and after them.
+        self._looked_at: list[Tensor] | None = [] if first.nbytes * _LOOKED_AT <= _MOST_HELD_BYTES else None
         self._make_room(first, self._size * batches)
 
     def append(self, output: Tensor) -> None:
         if output.shape != self._shape or output.dtype is not self._dtype:
             self._check(output)
             self._shape, self._size = output.shape, output.shape[self._axis]
-            self._places.clear()
-        if not self._places:
-            self._look_ahead()
-        # Written at once, since a function may use the memory of an output again; waits for an accelerator.
-        self._places.pop().copy_(output.detach() if output.requires_grad else output)
-        self._filled += self._size
+            self._hold_at_most(self._most_held)
+        if output.requires_grad:
+            output = output.detach()
         self._sizes.append(self._size)
+        if self._most_held > 1 and output.is_cpu:
+            self._held.append(output)
+            if len(self._held) >= self._most_held:
+                self._copy_held()
+        else:
+            self._copy_held()
+            self._next_place(self._size).copy_(output)  # waits for an accelerator
+            if self._looked_at is not None:
+                self._looked_at.append(output)
+                self._look_at(self._looked_at)
 
     def result(self) -> Tensor:
+        self._copy_held()
         return self._room.narrow(self._axis, 0, self._filled)
 
-    def _look_ahead(self) -> None:
-        """The places of the next outputs: many at once, which takes a third of the time."""
-        size, filled = self._size, self._filled
-        if filled + size > self._most:
+    def _copy_held(self) -> None:
+        if self._held:
+            size = sum(output.shape[self._axis] for output in self._held)
+            with torch.no_grad():
+                torch.cat(self._held, self._axis, out=self._next_place(size))
+            self._held.clear()
+
+    def _next_place(self, size: int) -> Tensor:
+        """Room for outputs of that size together, after all that there are."""
+        filled = self._filled
+        self._filled += size
+        if self._filled > self._most:
             # Doubled, so that a stream of unknown length is copied a constant number of times.
-            before = self.result()
-            self._make_room(before, max(filled + size, 2 * self._most))
+            before = self._room.narrow(self._axis, 0, filled)
+            self._make_room(before, max(self._filled, 2 * self._most))
             self._room.narrow(self._axis, 0, filled).copy_(before)
-        count = min((self._most - filled) // size, _AHEAD) if size else 1
-        ahead = self._room.narrow(self._axis, filled, count * size)
-        self._places = list(reversed(torch.split(ahead, size or 1, self._axis)))
+        return self._room.narrow(self._axis, filled, size)
+
+    def _look_at(self, outputs: list[Tensor]) -> None:
+        """Decides by the first outputs whether later ones may be held: no two of them share their memory."""
+        if outputs[-1].__class__ is not Tensor or not outputs[-1].is_cpu:
+            self._looked_at = None
+        elif len(outputs) == _LOOKED_AT:
+            self._looked_at = None
+            if len({output.untyped_storage().data_ptr() for output in outputs}) == _LOOKED_AT:
+                self._hold_at_most(_MOST_HELD)
+
+    def _hold_at_most(self, count: int) -> None:
+        size = self._shape.numel() * self._dtype.itemsize
+        self._most_held = max(1, min(count, _MOST_HELD_BYTES // max(size, 1)))
 
     def _make_room(self, like: Tensor, size: int) -> None:
         shape = list(like.shape)

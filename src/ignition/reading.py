@@ -118,11 +118,12 @@ def part_in_evaluation(loader: Any, model: Any, max_steps: int | None, means: Me
         loader: As the Trainer reads it, by key.
         model: Where it is sharded, every process must take part in each of its forward passes.
         max_steps: How many batches all processes are to see together.
-        means: What gathers the metrics.
+        means: What gathers the metrics; None for predictions, which are joined and not weighed.
     """
     size, number = distributed.world_size(), distributed.rank()
     if size == 1:
-        return Part(iterate(loader), at_most(max_steps, length_of(loader)), max_steps, batch_weight)
+        weigh = batch_weight if means is not None else _not_weighed
+        return Part(iterate(loader), at_most(max_steps, length_of(loader)), max_steps, weigh)
     fill: Fill = "borrow" if is_sharded(model) else "none"
     total = rounds_of(loader, fill=fill)
     if total is not None and max_steps is not None:
@@ -131,6 +132,10 @@ def part_in_evaluation(loader: Any, model: Any, max_steps: int | None, means: Me
     if max_steps is not None:
         batches = _limited(batches, max_steps, number, size, every_round=fill == "borrow")
     return Part(batches, total, None, weighing_borrowed(means))
+
+
+def _not_weighed(batch: Any, axis: int) -> None:
+    return None
 
 
 def size_of(loader: Any) -> list[int | None] | None:
