@@ -73,8 +73,8 @@ def sanity_checks(trainer: Trainer[Any], checks: Iterable[Callable[[Any], Any]] 
         The report: ``report.passed``, and for each check ``(name, passed, message)``. Printed, it is one line a check.
 
     Raises:
-        ArgumentError: If `trainer` is none or is inside a fit, a check is no function, or a loader can be read only
-            once.
+        ArgumentError: If `trainer` is none or is inside a fit, a check is no function, a loader can be read only once,
+            or there are several processes.
         BatchError: If the train loader gives no batch.
 
     Example:

@@ -55,7 +55,7 @@ class ArgumentError(IgnitionError, ValueError):
 
 
 class FunctionError(IgnitionError, TypeError):
-    """A train, eval or predict function cannot be called with what the loader and the hyperparameters give."""
+    """A function cannot take what the loader and the hyperparameters give; or what it predicts cannot be joined."""
 
 
 class HyperparameterError(IgnitionError, ValueError):
@@ -75,7 +75,7 @@ class CheckpointError(IgnitionError, RuntimeError):
 
 
 class OptimizerError(IgnitionError, RuntimeError):
-    """A step was taken by an optimizer that the Trainer does not know, or none by one that it knows."""
+    """A step was taken by an optimizer that the Trainer does not know, by none, or otherwise than its options ask."""
 
 
 class ProcessError(IgnitionError, RuntimeError):

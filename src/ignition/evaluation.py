@@ -44,7 +44,7 @@ def evaluate(
         eval_fn: ``eval_fn(model, *batch)``, returning metrics as a train function does.
         loader: Any iterable of batches. A tuple or list is unpacked, anything else passed whole.
         batch_axis: The axis of a batch's first tensor along which its samples lie: its size is the batch's weight.
-        max_steps: Stop after that many batches.
+        max_steps: Stop after that many batches, 1 or more; None for all.
         hyper: Hyperparameters; the function receives those that it names.
         device: Where the batches are moved; by default to where the model is.
         progress: Whether to show a bar, in a terminal or a notebook.
@@ -58,6 +58,7 @@ def evaluate(
         FunctionError: If the function cannot take a batch of this loader.
         HyperparameterError: If a name in `hyper` is taken, or that of a parameter that the batch fills.
         MetricError: If the function returns what is no metric.
+        ProcessError: If other processes do something else, have failed, or are gone.
 
     Example:
         >>> def eval_fn(model, x):
@@ -98,7 +99,9 @@ def predict(
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> Any:
-    """What a model predicts for the data of a loader, in the order of the data.
+    """What a model predicts for the data of a loader, in the order in which the loader gives them.
+
+    So pass a loader that does not shuffle.
 
     Args:
         model: An ``nn.Module``, or a list, tuple or dict of them. It is in evaluation mode meanwhile.
@@ -108,7 +111,7 @@ def predict(
             the memory of an earlier one if it does so within its first 16 batches.
         loader: Any iterable of batches.
         batch_axis: The axis along which the outputs are joined.
-        max_steps: Stop after that many batches.
+        max_steps: Stop after that many batches, 1 or more; None for all.
         device: Where the batches are moved; by default to where the model is.
         progress: Whether to show a bar, in a terminal or a notebook.
 
@@ -118,8 +121,9 @@ def predict(
 
     Raises:
         ArgumentError: If an argument has the wrong type, value or place.
-        BatchError: If the loader gives no batch, or a batch has not the batch axis.
+        BatchError: If the loader gives no batch, a batch has not the batch axis, or many processes read a stream.
         FunctionError: If the function cannot take a batch of this loader, or returns what cannot be joined.
+        ProcessError: If other processes do something else, have failed, or are gone.
 
     Example:
         >>> from ignition import predict_on_batch

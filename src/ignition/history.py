@@ -62,7 +62,7 @@ class History:
     A column has one entry a record, and NaN where the record has no such value. The columns are ``epoch``
     (1-based) and ``step``; ``train_*``, the means over the batches since the record before; ``val_*`` (and
     ``val_ema_*``), the means over the whole evaluation; ``lr`` (``lr_<name>`` where the optimizers have names) and the
-    hyperparameters; ``seconds`` and, of these, ``data_seconds`` spent waiting on the loader.
+    hyperparameters; ``seconds`` of fits since the record before and, of these, ``data_seconds`` waiting on the loader.
 
     ``len(history)`` counts records, ``"val_loss" in history`` asks for a column.
 
@@ -152,7 +152,7 @@ class History:
 
         Raises:
             MetricError: No record has the metric, or it is no number.
-            ArgumentError: The name does not tell the direction and `mode` is not given, or `mode` is neither.
+            ArgumentError: `metric` is no string, or does not tell the direction; `mode` is neither.
         """
         if mode is not None:
             check_mode(mode)
@@ -195,7 +195,7 @@ class History:
             epoch_ended: Whether this record is the one at its epoch's end.
 
         Raises:
-            ArgumentError: A value is no scalar, epoch or step is missing, or the step is not beyond the last one's.
+            ArgumentError: It is no dict, a value is no scalar, epoch or step is missing or not beyond the last one's.
         """
         if not isinstance(record, Mapping):
             raise ArgumentError(f"a record is a {type(record).__name__}", "a dict of values by column", _RECORD)
@@ -265,8 +265,8 @@ class History:
             The matplotlib ``Axes``; ``.figure.savefig("loss.png")`` writes it to a file.
 
         Raises:
-            MetricError: No record has one of the columns, or it holds no numbers.
-            ArgumentError: `by` is neither, or `ax` is no ``Axes``.
+            MetricError: No record has one of the columns, one holds no numbers, or there is no metric.
+            ArgumentError: A name is no string, `by` is neither, or `ax` is no ``Axes``.
             IgnitionError: matplotlib is not installed.
         """
         drawn = names or tuple(name for name in self.columns if name.startswith(("train_", "val_")))

@@ -83,7 +83,7 @@ def topk_accuracy(outputs: Tensor, targets: Tensor, ks: Sequence[int] = (1, 5)) 
         ``{"top1": ..., "top5": ...}``: 0-d float tensors from 0 to 1, ready to be returned as metrics.
 
     Raises:
-        ArgumentError: If a shape does not fit, targets are floating-point, or a k is out of range.
+        ArgumentError: If one is no tensor, a shape does not fit, targets are floating-point, or a k is out of range.
 
     Example:
         >>> import torch

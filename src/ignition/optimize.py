@@ -27,6 +27,7 @@ def optimize(
       touch each other's gradients.
     - ``accumulate``: the gradients of a window's batches are gathered, and the step uses their weighted mean. It is
       the gradient of the mean over all samples of the window, whatever the sizes of its batches.
+    - many processes: the step uses the weighted mean over the batches of all of them.
     - ``precision="fp16"``: the loss is scaled, the gradients are unscaled, and a step that would overflow is left out
       (Micikevicius et al. 2018, "Mixed precision training", arXiv:1710.03740; `torch.amp.GradScaler`).
     - ``clip_norm``: the gradient is clipped, once a step, to that Euclidean norm (Pascanu et al. 2013, "On the
@@ -36,8 +37,8 @@ def optimize(
         loss: A tensor with one element, with a graph: the mean over a batch.
         optimizer: A torch optimizer.
         weight: How many samples (or tokens, ...) `loss` is the mean of: what the batch counts in its window. By
-            default the size of the batch. Without accumulation it changes nothing. One on an accelerator is not
-            waited for, and so not checked.
+            default the size of the batch. Without accumulation, in one process, it changes nothing. One on an
+            accelerator is not waited for, and so not checked.
         retain_graph: Keep the graph for another backward pass through it.
 
     Returns:
@@ -46,8 +47,9 @@ def optimize(
         before its last, and for the last one of an epoch whose loader does not say beforehand that it is.
 
     Raises:
-        ArgumentError: If `loss` has no graph or more than one element, no parameter of `optimizer` is trained, or
-            `weight` is negative, not finite or no scalar.
+        ArgumentError: If `loss` is no tensor, has no graph or more than one element, `optimizer` is no torch optimizer
+            or is LBFGS (whose step needs a closure), no parameter of it is trained, or `weight` is negative, not finite
+            or no scalar.
         OptimizerError: In a window of several batches, if it is called twice for one optimizer and batch, or for two
             optimizers of the same parameters. If the Trainer does not have the optimizer, and something depends on it.
 

@@ -95,7 +95,7 @@ class Examples:
             The axes, one for each image.
 
         Raises:
-            ArgumentError: If the inputs are no images.
+            ArgumentError: If there is no example, the inputs are no images, or `columns` is no integer of 1 or more.
             IgnitionError: matplotlib is not installed.
         """
         images = [_image(inputs, row.sample) for row in self.rows]
@@ -174,7 +174,8 @@ def plot_confusion(
         The matplotlib ``Axes``; ``.figure.savefig("confusion.png")`` writes it to a file.
 
     Raises:
-        ArgumentError: If the shapes do not fit, or there are not as many labels as classes.
+        ArgumentError: If the shapes do not fit, there is no sample, there are fewer labels than classes, or `ax` is no
+            ``Axes``.
         IgnitionError: scikit-learn or matplotlib is not installed.
     """
     try:
@@ -216,7 +217,7 @@ def label_counts(data: Any) -> dict[int, int]:
         The number of samples by class, the classes in order; none for a class that is not there.
 
     Raises:
-        ArgumentError: If they are no class numbers.
+        ArgumentError: If they are no class numbers, or there is none.
 
     Example:
         >>> label_counts([2, 0, 2])

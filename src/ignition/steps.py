@@ -68,11 +68,13 @@ def fit_on_batch(
             names to ``function(outputs, y)``, besides which the loss is returned too.
 
     Returns:
-        The metrics by name, as 0-d tensors without a graph, of the outputs before the step.
+        The metrics by name, of the outputs before the step: 0-d tensors without a graph, and what the functions of a
+        mapping return, which run without gradients.
 
     Raises:
-        ArgumentError: For an unknown metric; for "acc" with floating-point targets; as `optimize` does. The
-            parameters are as they were then.
+        ArgumentError: If `loss_fn` is no function, a metric is unknown or has no function, or outputs and targets do
+            not fit it (floating-point targets for "acc", fewer than 5 classes for "top5", two shapes for "mse" and
+            "mae"); as `optimize` does. The parameters are as they were then.
         OptimizerError: As `optimize` does.
 
     Example:
@@ -107,10 +109,10 @@ def evaluate_on_batch(
         metrics: As in `fit_on_batch`.
 
     Returns:
-        The metrics by name, as 0-d tensors without a graph.
+        The metrics by name, as from `fit_on_batch`.
 
     Raises:
-        ArgumentError: For an unknown metric; for "acc" with floating-point targets.
+        ArgumentError: As `fit_on_batch`, but for `optimize`.
 
     Example:
         >>> evaluate_on_batch(nn.Identity(), torch.eye(3), torch.tensor([0, 1, 0]), metrics=["acc"])

@@ -31,6 +31,9 @@ class DDP:
         sync_batch_norm: Whether batch norm takes its statistics over the batches of all processes. The layers then are
             ``torch.nn.SyncBatchNorm``, in place, under their names.
 
+    Raises:
+        ArgumentError: If a flag is no boolean, or `bucket_cap_mb` is neither None nor a number above 0.
+
     Source: Li et al. 2020, PyTorch Distributed, arXiv:2006.15704.
 
     Example:
@@ -70,6 +73,9 @@ class FSDP:
             communication.
         methods: Names of further methods of the model that compute with its parameters.
         sync_batch_norm: As in `DDP`.
+
+    Raises:
+        ArgumentError: If an option is none of these.
 
     Source: Zhao et al. 2023, PyTorch FSDP, arXiv:2304.11277.
 

@@ -32,7 +32,7 @@ class Summary:
         tables: What torchinfo found, by the models' names; ``""`` for a single one.
         parameters: The number of parameters of all models; what two of them share is counted once.
         trainable: How many of them require a gradient.
-        bytes: The memory of parameters and buffers.
+        bytes: The memory of parameters and buffers, in bytes.
     """
 
     def __init__(self, tables: Mapping[str, Any], models: Mapping[str, nn.Module]) -> None:

@@ -32,8 +32,8 @@ class TensorLoader:
         device: Where the tensors are put, once; by default they stay where they are.
 
     Raises:
-        ArgumentError: If there is no tensor, they differ in samples, `batch_size` is no positive integer, or this
-            machine has not `device`.
+        ArgumentError: If there is no tensor, one is none or is 0-d, they differ in samples, `batch_size` is no positive
+            integer, or this machine has not `device`.
 
     Example:
         >>> loader = TensorLoader(torch.arange(5), torch.zeros(5, 2), batch_size=2)
@@ -78,9 +78,11 @@ class TensorLoader:
         self.samples = counts[0]
 
     def __len__(self) -> int:
+        """How many batches an epoch has."""
         return batches_in(self.samples, self.batch_size, self.drop_last)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        """The batches of one epoch; the order is drawn from torch's global generator."""
         return self.batches(torch.default_generator)
 
     def batches(
@@ -92,8 +94,12 @@ class TensorLoader:
             generator: What the order is drawn from, if the loader shuffles: a generator of the CPU.
             start: How many batches, of all processes together, to pass over; nothing is indexed for them.
             shard: Which process of how many.
-            fill: What becomes of a last round with fewer batches than processes.
+            fill: What becomes of a last round with fewer batches than processes, "none", "borrow" or "split":
+                `ignition.shards.Fill`.
             shift: How many samples there are before batch 0.
+
+        Returns:
+            An iterator of tuples of tensors ``(batch, ...)``.
         """
         size = self.batch_size
         count = (self.samples - shift) // size * size + shift if self.drop_last else self.samples

@@ -48,18 +48,19 @@ class Trainer(Generic[Model]):
         device: ``"auto"`` (the accelerator if there is one), or a device or its name.
         precision: ``"fp32"``; ``"bf16"``: both functions run under autocast; ``"fp16"``: the loss is scaled too, and
             `train_fn` takes its steps by `optimize`.
-        accumulate: How many batches make a step: their gradients are gathered, and their weighted mean is used. From
-            2 on `train_fn` takes its steps by `optimize`. An epoch's last window may be shorter.
-        clip_norm: The largest Euclidean norm that a step's gradient may have, over all parameters of its optimizer.
+        accumulate: How many batches, 1 or more, make a step: their gradients are gathered, and their weighted mean is
+            used. From 2 on `train_fn` takes its steps by `optimize`. An epoch's last window may be shorter.
+        clip_norm: The largest Euclidean norm, above 0, of a step's gradient over all parameters of its optimizer.
         strategy: How many processes, started by ``torchrun`` or ``srun``, train one model: ``"ddp"``, which ``"auto"``
             is too; ``"fsdp"``; or one of them with options, `DDP` or `FSDP`. In one process it changes nothing.
         compile: Whether the functions receive the model compiled by ``torch.compile``, or its options. `model` itself,
             and so all that is saved of it, stays plain. ``"step"``: on CUDA, calls of `train_fn` are captured as graphs
-            and replayed. What Python does in it (prints, counts, appends) then happens at the capture only; one that
-            writes to something outside itself, or waits for the GPU, is warned of and runs eagerly.
-        seed: Seeds all generators at the first fit, and derives the order of the data and the randomness of each
-            batch from it, whatever the number of workers. None leaves everything to the user; one process then shuffles
-            otherwise than many do, unless there is a `Checkpoint`.
+            and replayed. What Python does in it (prints, counts, appends) then happens at the capture only, and float
+            hyperparameters are 0-d tensors. What cannot be captured (without CUDA, with many processes, `accumulate` or
+            fp16, what writes to something outside itself or waits for the GPU) is warned of and runs eagerly.
+        seed: An integer from 0 to 2**63 - 1. It seeds all generators at the first fit, and the order of the data and
+            the randomness of each batch follow from it, whatever the number of workers. None leaves everything to the
+            user; one process then shuffles otherwise than many do, unless there is a `Checkpoint`.
         progress: Whether to show a bar (in a terminal or a notebook) and a line for each record.
 
     Attributes:
@@ -72,6 +73,7 @@ class Trainer(Generic[Model]):
     Raises:
         ArgumentError: If an argument, or what is set in the place of one, has the wrong type, value or place.
         HyperparameterError: If `hyper` is set with a name that is taken, or that no parameter can have.
+        CheckpointError, ProcessError: If `train_loader` is set in a fit with a `Checkpoint`; if processes do not meet.
 
     Example:
         >>> from torch import nn
@@ -181,7 +183,7 @@ class Trainer(Generic[Model]):
 
     @property
     def batch_metrics(self) -> dict[str, Any]:
-        """What the train function returned last: numbers, and detached tensors where they are on an accelerator."""
+        """What the train function returned last: floats, metric objects, detached tensors if on an accelerator."""
         return self.training.means.last
 
     @property
@@ -261,9 +263,9 @@ class Trainer(Generic[Model]):
         Args:
             epochs: How many epochs to end, 1 or more.
             steps: How many steps to take, 1 or more.
-            eval_every: Evaluate and write a record whenever the number of steps is a multiple of it, besides the
-                record at each epoch's end.
-            max_eval_steps: Evaluate on no more than that many batches.
+            eval_every: Evaluate and write a record whenever the number of steps is a multiple of it, 1 or more, besides
+                the record at each epoch's end.
+            max_eval_steps: Evaluate on no more than that many batches, 1 or more; None for all.
             resume: Go on from the folder of the `Checkpoint` among the callbacks, where an earlier run of the script
                 was; begin where it is empty. Fits are matched by their order in the script, and `epochs` and `steps`
                 count from where the fit began then.
@@ -272,16 +274,17 @@ class Trainer(Generic[Model]):
             The history, ``trainer.history``.
 
         Raises:
-            ArgumentError: If neither `epochs` nor `steps` is given, one of the numbers is no positive integer, or the
-                callbacks do not fit the Trainer or one another.
+            ArgumentError: If neither `epochs` nor `steps` is given, one of the numbers is no positive integer, a fit is
+                running, or the callbacks do not fit the Trainer or one another.
             HyperparameterError: If a hyperparameter does not fit `train_fn`, or its name is taken.
             FunctionError: If a function cannot take what the batch and the hyperparameters give.
             BatchError: If a loader gives no batch, or a batch has not the batch axis.
             MetricError: If a function returns what is no metric, or a callback looks for one that nobody returns.
             OptimizerError: If the Trainer's optimizer is not the one that `train_fn` steps, and something depends on
                 it: a schedule of its values, `accumulate`, `clip_norm`, fp16, an average of the weights. If `train_fn`
-                steps without `optimize` where `accumulate` or fp16 needs that.
-            NotFiniteError: From `TerminateOnNaN`.
+                steps without `optimize` where `accumulate` or fp16 needs that, or by a closure under these or
+                `clip_norm`. If its loss goes around the model that it received, with many processes.
+            NotFiniteError, ProcessError: From `TerminateOnNaN`; if other processes train otherwise or are gone.
             CheckpointError: With a `Checkpoint`: if its folder is in use or holds another training, one could not be
                 written, or it cannot put back `train_loader` or hold what is in ``trainer.state``.
             OSError: If a callback cannot write its file.
@@ -297,7 +300,7 @@ class Trainer(Generic[Model]):
             path: The folder. One that is there is replaced once the new one is whole.
 
         Raises:
-            CheckpointError: If there is something in ``trainer.state`` that a checkpoint cannot hold.
+            CheckpointError: If models, callbacks, `hyper` or ``trainer.state`` have what a checkpoint cannot hold.
             OSError, TypeError: If it cannot be written, or `path` is no path; what was there stays.
             ProcessError: If other processes do something else.
         """
@@ -323,12 +326,12 @@ class Trainer(Generic[Model]):
     ) -> LRSweep:  # fmt: skip
         """Trains for some steps at learning rates that grow from one to the next; afterwards all is as it was.
 
-        Callbacks do not run; see `ignition.lr_finder` for the method, and how a learning rate is suggested.
+        Callbacks do not run. The rates grow by one factor (Smith 2015, arXiv:1506.01186); see `ignition.lr_finder`.
 
         Args:
-            start_lr: The first learning rate, of the first parameter group; the others keep their ratios to it.
-            end_lr: The last one, unless the loss diverges before.
-            steps: How many steps to take at most; the train loader begins again where it ends.
+            start_lr: The first learning rate, above 0, of the first parameter group; the others keep their ratios.
+            end_lr: The last one, above `start_lr`, unless the loss diverges before.
+            steps: How many steps to take at most, 2 or more; the train loader begins again where it ends.
             metric: Which of the metrics of `train_fn` is the loss.
             optimizer: The name or place of one of several optimizers; all of them by default.
             smoothing: How much of its moving average each step keeps, from 0 to below 1.
@@ -338,7 +341,7 @@ class Trainer(Generic[Model]):
 
         Raises:
             ArgumentError: If an argument is out of range, a fit is running, or the loader can be read only once.
-            BatchError, FunctionError, HyperparameterError: As `fit` does.
+            BatchError, FunctionError, HyperparameterError, OptimizerError, ProcessError: As `fit` does.
             MetricError: If `train_fn` does not return `metric`.
         """
         return finding.find_lr(self, start_lr, end_lr, steps, metric, optimizer, smoothing)
@@ -356,14 +359,14 @@ class Trainer(Generic[Model]):
 
         Args:
             loader: What to evaluate on; `test_loader` by default.
-            max_steps: Evaluate on no more than that many batches.
+            max_steps: Evaluate on no more than that many batches, 1 or more; None for all.
 
         Returns:
             The weighted mean of each metric; those of averaged models as ``ema_...``.
 
         Raises:
-            ArgumentError: If the Trainer has no `eval_fn`, or there is no loader.
-            BatchError, FunctionError, HyperparameterError, MetricError: As `fit` does.
+            ArgumentError: If the Trainer has no `eval_fn`, there is no loader, or `max_steps` is no positive integer.
+            BatchError, FunctionError, HyperparameterError, MetricError, ProcessError: As `fit` does.
         """
         training = self.training
         loader = self.test_loader if loader is None else loader
@@ -371,13 +374,11 @@ class Trainer(Generic[Model]):
         return loop.measure(training, loader, max_steps)
 
     def predict(self, pred_fn: PredictFn, loader: Iterable[Any]) -> Any:
-        """What the model predicts for the data of a loader, in the order of the data.
+        """What the model predicts, in evaluation mode and the order in which the loader gives the data.
 
         Args:
-            pred_fn: ``pred_fn(model, *items)``: receives as many of a batch's items as it has positional parameters
-                without a default, and no hyperparameters. It returns a tensor ``(batch, ...)``, or any nesting of
-                such tensors in tuples, lists and dicts.
-            loader: Any iterable of batches.
+            pred_fn: As for `ignition.predict`; it receives no hyperparameters.
+            loader: Any iterable of batches that does not shuffle.
 
         Returns:
             The outputs for all samples, nested as the function returned them, joined along `batch_axis`: detached
@@ -385,7 +386,7 @@ class Trainer(Generic[Model]):
 
         Raises:
             ArgumentError: If an argument has the wrong type or place.
-            BatchError: If the loader gives no batch, or a batch has not the batch axis.
+            BatchError, ProcessError: As `evaluate` does; also if it is a stream, with many processes.
             FunctionError: If the function cannot take a batch of this loader, or returns what cannot be joined.
         """
         signature = self._read(pred_fn, "pred_fn", "trainer.predict(pred_fn, loader)")

@@ -44,9 +44,9 @@ class EMA(Callback):
 
     Args:
         decay: From 0 (the last weights) to below 1; 0.999 averages over about the last 1,000 steps.
-        every: Average after the first step, and from there on after every so many.
-        start: How many steps to leave out first: the first step is then number ``start + 1``. There is no average
-            before.
+        every: Average after the first step, and from there on after every so many, 1 or more.
+        start: How many steps to leave out first, 0 or more: the first step is then number ``start + 1``. There is no
+            average before.
 
     Raises:
         ArgumentError: If one of them is out of range.
@@ -124,7 +124,7 @@ class SWA(Callback):
 
     Args:
         start: The first epoch whose weights count, from 1 on.
-        every: Take every so many epochs from there on.
+        every: Take every so many epochs from there on, 1 or more.
         forward: ``forward(model, *batch)``: runs the model on a batch, for batch norm's statistics.
 
     Raises:

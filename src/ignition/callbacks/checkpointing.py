@@ -62,9 +62,12 @@ class Checkpoint(Callback):
 
     Raises:
         ArgumentError: If an argument is none of these.
-        CheckpointError: At fit, if the folder is another training's, or is in use; or if the train loader cannot be
-            put back where it was. When one is due, if ``trainer.state`` holds what it cannot; at the next step, or at
-            the fit's end, if it could not be written.
+        CheckpointError: At fit, if the folder is another training's, is in use, cannot be written to, or has
+            checkpoints and `resume` is not set; or if the train loader cannot be put back where it was. When one is
+            due, if ``trainer.state`` holds what it cannot; at the next step, or at the fit's end, if it could not be
+            written. When ``trainer.train_loader`` is set inside the fit.
+        MetricError: Before the first record is written, if it lacks `best`; before the first batch for a metric of an
+            evaluation where there is none.
 
     Example:
         >>> Checkpoint("runs/digits", every="10min", best="val_loss").mode
@@ -147,7 +150,8 @@ class Checkpoint(Callback):
             Whether this very fit was finished then, with its result loaded now.
 
         Raises:
-            CheckpointError: If the folder is in use, or holds the checkpoints of another training.
+            CheckpointError: If the folder is in use or cannot be written to, holds the checkpoints of another training,
+                or the train loader cannot be put back where it was.
         """
         check_place_kept(trainer.train_loader)
         main = distributed.is_main()

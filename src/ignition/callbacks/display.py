@@ -43,7 +43,7 @@ class PlotProgress(Callback):
     one, or for the fit's end, where what is missing is drawn in any case, also after an error or an interruption.
 
     What goes wrong in drawing (a full disk, a metric that no record has) does not end the training: there is one
-    warning a fit. matplotlib is imported with the first picture.
+    warning a fit. matplotlib is imported with the first picture, or at the fit's start where there is a `path`.
 
     Args:
         path: A file for the picture; its ending says what kind: ``.png``, ``.svg``, ``.pdf``. Its folders are made.
@@ -52,6 +52,7 @@ class PlotProgress(Callback):
     Raises:
         ArgumentError: If `path` is no path, or `metrics` are no names; at the fit's start, if matplotlib does not
             write this kind of file.
+        IgnitionError: At the fit's start, if there is a `path` and matplotlib is not installed.
         OSError: At the fit's start, if the folder cannot be made.
 
     Example:

@@ -34,8 +34,8 @@ class CSVLogger(Callback):
         path: The file. Its folders are made at the fit's start.
 
     Raises:
-        ArgumentError: If `path` is no path.
-        OSError: At the fit's start, if the folder or the file cannot be written.
+        ArgumentError: If `path` is no path; at the fit's start if it is a folder.
+        OSError: At the fit's start, if the folder cannot be made, or the history so far cannot be written.
 
     Example:
         >>> from ignition.callbacks import CSVLogger

@@ -27,15 +27,16 @@ class LRSchedule(Callback):
 
     Args:
         torch_scheduler: The scheduler. Its optimizer must be one of the Trainer's.
-        every: "epoch" ticks at each epoch's end, "step" after each step, "record" after each record of history (so
-            also at each `eval_every`).
+        every: "epoch" ticks at each epoch's end, "step" after each step that its optimizer takes (not one that is left
+            out for an overflow), "record" after each record of history (so also at each `eval_every`).
         monitor: A column of history ("val_loss") whose value in the last record is passed to the tick; for
             ReduceLROnPlateau, which needs one. Default: none.
 
     Raises:
-        ArgumentError: At once for what is no scheduler, for one that needs `monitor` and has none, for `monitor` with
-            one that takes no metric, and for `monitor` with ``every="step"``; at the fit's start if its optimizer
-            is none of the Trainer's, or if another schedule moves the same learning rate.
+        ArgumentError: At once for what is no scheduler, for an `every` that is none of these, for one that needs
+            `monitor` and has none, for a `monitor` that is no name, with one that takes no metric, or with
+            ``every="step"``; at the fit's start if its optimizer is none of the Trainer's, or if another schedule moves
+            the same learning rate.
         MetricError: Before the first record is written if it lacks `monitor`; before the first batch for a metric of an
             evaluation where there is none.
 

@@ -45,9 +45,10 @@ class MLflow(Tracker):
             server. Default: what MLflow is set to.
         experiment: Its name; it is made if it is not there. Default: ``$MLFLOW_EXPERIMENT_NAME``, else "ignition".
         run_name: Default: one that MLflow makes up.
-        every: After how many steps the batch's metrics are written; None for never.
+        every: After how many steps, 1 or more, the batch's metrics are written; None for never.
         hyper: Hyperparameters to note that the Trainer does not know, such as ``{"layers": 3}``.
-        model: Whether the weights become an artifact.
+        model: Whether the weights become an artifact; those that `FSDP` has split over processes do not, with a
+            warning.
 
     Attributes:
         run_id: The run, from the first fit's start on; None before.
@@ -56,6 +57,7 @@ class MLflow(Tracker):
         ArgumentError: If an argument is none of these; at the fit's start if the weights cannot be written so.
         IgnitionError: If mlflow is not installed.
         mlflow.exceptions.MlflowException: At the first fit's start, if the store cannot be reached.
+        OSError: At the first fit's start, if the store's folder cannot be made.
 
     Example:
         >>> from ignition.callbacks import MLflow

@@ -30,13 +30,14 @@ class Profile(Callback):
         wait: How many steps of the fit are let pass before, in which caches fill and kernels are chosen, 0 or more.
         warmup: How many steps after them run under the profiler without being recorded, since it is slow at its
             start, 1 or more.
-        top: How many operations are printed.
+        top: How many operations are printed, 1 or more, with their milliseconds a step.
 
     Attributes:
         path: The trace, once it is written.
 
     Raises:
         ArgumentError: If a number is none of those.
+        TypeError: If `folder` is no path.
         OSError: When the fit begins, if the folder cannot be made; when the trace is written, if it cannot be.
 
     Example:
@@ -75,7 +76,8 @@ class Profile(Callback):
     def __repr__(self) -> str:
         return f"Profile(steps={self.steps}, folder={str(self.folder)!r})"
 
-    def on_train_begin(self, trainer: Trainer[Any]) -> None:  # noqa: D102
+    def on_train_begin(self, trainer: Trainer[Any]) -> None:
+        """Starts the profiler, unless a trace was written before."""
         if self.path is not None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +89,8 @@ class Profile(Callback):
         )
         self._profiler.start()
 
-    def on_step_end(self, trainer: Trainer[Any]) -> None:  # noqa: D102
+    def on_step_end(self, trainer: Trainer[Any]) -> None:
+        """Counts the step, and ends the recording after the last one."""
         if self._profiler is None:
             return
         self._done += 1
@@ -96,7 +99,8 @@ class Profile(Callback):
         else:
             self._finish(trainer)
 
-    def on_train_end(self, trainer: Trainer[Any]) -> None:  # noqa: D102
+    def on_train_end(self, trainer: Trainer[Any]) -> None:
+        """Writes what was recorded, if the fit was shorter."""
         if self._profiler is not None:  # the fit was shorter, or something was raised
             self._finish(trainer)
 

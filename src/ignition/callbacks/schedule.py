@@ -34,7 +34,8 @@ class Schedule(Callback):
     entry in ``trainer.hyper``: the schedule supplies it.
 
     Counts are 1-based and start at the fit that first saw the schedule; a checkpoint keeps that start. A fit that
-    goes on counts on; a schedule that is given to another Trainer starts again.
+    goes on counts on; a schedule that is given to another Trainer starts again. Steps that an overflow left out (fp16)
+    are not counted.
 
     Without `group` all groups move: the first one whose value was not zero at first sight gets the value itself, and
     the others keep their ratio to it (all get the value where all were zero). A group that is added later has the
@@ -141,7 +142,8 @@ class Schedule(Callback):
             parameters: The names that the train function takes.
 
         Raises:
-            ArgumentError: If the optimizer, the group or the name in it is not there. Nothing is changed then.
+            ArgumentError: If the optimizer, the group or the name in it is not there, or `fn` returns no finite number.
+                Nothing is changed then.
         """
         self._commit(trainer, self._resolve(trainer, parameters))
 

@@ -41,7 +41,8 @@ class LinearDecay(Schedule):
         group: The one parameter group to move. Default: all, in their ratios.
 
     Raises:
-        ArgumentError: If a value is not finite, or not exactly one of `max_epochs` and `max_steps` is given.
+        ArgumentError: If a value is not finite, the length is no whole number of 1 or more, or not exactly one of
+            `max_epochs` and `max_steps` is given; and as `Schedule` does.
 
     Example:
         >>> lambd = LinearDecay("lambd", start_value=4, end_value=1, max_epochs=4)
@@ -86,8 +87,8 @@ class ExponentialDecay(Schedule):
         group: The one parameter group to move. Default: all, in their ratios.
 
     Raises:
-        ArgumentError: If a value is 0 or not finite, the signs differ, or not exactly one of `max_epochs` and
-            `max_steps` is given.
+        ArgumentError: If a value is 0 or not finite, the signs differ, the length is no whole number of 1 or more, or
+            not exactly one of `max_epochs` and `max_steps` is given; and as `Schedule` does.
 
     Example:
         >>> lr = ExponentialDecay("lr", 8, 1, max_epochs=4)
@@ -142,7 +143,8 @@ class CosineDecay(Schedule):
         group: The one parameter group to move. Default: all, in their ratios.
 
     Raises:
-        ArgumentError: If a value is not finite, or not exactly one of `max_epochs` and `max_steps` is given.
+        ArgumentError: If a value is not finite, the length is no whole number of 1 or more, or not exactly one of
+            `max_epochs` and `max_steps` is given; and as `Schedule` does.
 
     Example:
         >>> lr = CosineDecay("lr", 1.0, max_steps=5)
@@ -191,8 +193,8 @@ class CosineAnneal(Schedule):
         group: The one parameter group to move. Default: all, in their ratios.
 
     Raises:
-        ArgumentError: If a value is not finite, `multiplier` or `cycles` is no whole number of 1 or more, or not
-            exactly one of `period_epochs` and `period_steps` is given.
+        ArgumentError: If a value is not finite, the period, `multiplier` or `cycles` is no whole number of 1 or more,
+            or not exactly one of `period_epochs` and `period_steps` is given; and as `Schedule` does.
 
     Example:
         >>> lr = CosineAnneal("lr", 1.0, period_epochs=2, multiplier=2)
@@ -251,8 +253,9 @@ class StepDecay(Schedule):
         group: The one parameter group to move. Default: all, in their ratios.
 
     Raises:
-        ArgumentError: If `start_value` is not finite, `factor` is not between 0 and 1, the milestones do not rise, or
-            not exactly one of the four is given.
+        ArgumentError: If `start_value` is not finite, `factor` is not between 0 and 1, the period or a milestone is no
+            whole number of 1 or more, the milestones do not rise, or not exactly one of the four is given; and as
+            `Schedule` does.
 
     Example:
         >>> lr = StepDecay("lr", 8.0, factor=0.5, milestone_epochs=[2, 5])

@@ -256,7 +256,10 @@ class TimeLimit(Callback):
         limit: Seconds, or a text such as "30s", "10min", "2h", "1d", "1h30min".
 
     Raises:
-        ArgumentError: If it is neither, or not more than 0.
+        ArgumentError: If it is neither, or not finite and more than 0.
+
+    Attributes:
+        seconds: The limit in seconds.
 
     Example:
         >>> from ignition.callbacks import TimeLimit

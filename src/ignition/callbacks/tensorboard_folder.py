@@ -37,10 +37,11 @@ class TensorBoard(Tracker):
 
     Args:
         folder: The run's folder. It is made at the fit's start.
-        every: After how many steps the batch's metrics are written; None for never.
+        every: After how many steps, 1 or more, the batch's metrics are written; None for never.
         hyper: Hyperparameters to note that the Trainer does not know, such as ``{"layers": 3}``.
 
     Attributes:
+        run_id: The folder, from the first fit's start on; None before.
         writer: The ``SummaryWriter`` of the running fit, or None: ``writer.add_histogram(...)``. What it raises is
             raised, other than with `add_figure`.
 

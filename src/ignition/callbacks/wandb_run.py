@@ -39,11 +39,12 @@ class WandB(Tracker):
 
     Args:
         project: Its name. Default: what wandb is set to.
-        every: After how many steps the batch's metrics are written; None for never.
+        every: After how many steps, 1 or more, the batch's metrics are written; None for never.
         hyper: Hyperparameters to note that the Trainer does not know, such as ``{"layers": 3}``.
         options: For ``wandb.init``: ``name=``, ``entity=``, ``group=``, ``tags=``, ``dir=``, ``settings=``, ``id=`` (by
             which a run that is there is gone on with), and ``mode=``. With ``mode="offline"``, or ``WANDB_MODE`` set
-            so, nothing is asked of the network.
+            so, nothing is asked of the network. ``resume=`` and ``config=`` are refused:
+            ``fit(..., resume=True)`` and `hyper` are there for that.
 
     Attributes:
         run_id: The run, from the first fit's start on; None before.
