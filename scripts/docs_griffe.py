@@ -1,4 +1,8 @@
-"""The docstrings as they are meant: an ``Example:`` is a section of code, which griffe calls ``Examples:``."""
+"""The docstrings as they are meant.
+
+An ``Example:`` is a section of code, which griffe calls ``Examples:``; a double colon says that code follows, which
+Markdown sees by itself.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,9 @@ import griffe
 
 
 class ExampleSections(griffe.Extension):
-    """Renames the section in each docstring that is read."""
+    """Renames the section in each docstring that is read, and halves the double colons."""
 
     def on_object(self, *, obj: griffe.Object, **options: Any) -> None:
         if obj.docstring is not None:
-            obj.docstring.value = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
+            text = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.MULTILINE)
+            obj.docstring.value = re.sub(r"::$", ":", text, flags=re.MULTILINE)

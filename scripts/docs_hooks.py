@@ -20,6 +20,7 @@ LINK = re.compile(r"\]\((?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?\)")
 ADDED = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 PAGES = {"README.md": "index.md", **ADDED}
 LANGUAGES = {".py": "python", ".toml": "toml", ".yml": "yaml", ".yaml": "yaml", ".ipynb": "json"}
+WIDE = {"benchmarks.md", "reliability.md", "scale.md"}
 HIDDEN = "---\nsearch:\n  exclude: true\n---\n"
 
 
@@ -29,7 +30,8 @@ def on_files(files: Files, config: Any) -> Files:
     for name, uri in ADDED.items():
         files.append(File.generated(config, uri, content=(ROOT / name).read_text(encoding="utf-8")))
         sources.append(Path(name))
-    for path in sorted({path for source in sources for path in linked(source) if page_of(path).startswith("files/")}):
+    shown_too = {path for source in sources for path in linked(source) if page_of(path).startswith("files/")}
+    for path in sorted(shown_too | {inside for folder in shown_too for inside in files_in(folder)}):
         files.append(File.generated(config, page_of(path), content=HIDDEN + shown(path)))
     return files
 
@@ -37,8 +39,8 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> str:
     """The page with its links to the project's other files turned to their pages."""
     uri = page.file.src_uri
-    if uri.startswith("moving/"):
-        page.meta["hide"] = ["navigation", "toc"]  # two programs need the whole width
+    if uri.startswith("moving/") or uri in WIDE:
+        page.meta["hide"] = ["navigation", "toc"]  # two programs or a large table need the whole width
     elif "/" not in uri and page.parent is None:
         page.meta["hide"] = ["navigation"]  # a page by itself has no neighbours to show
     source = next((name for name, added in ADDED.items() if added == uri), f"docs/{uri}")
@@ -65,6 +67,13 @@ def linked(source: Path) -> list[str]:
     return [path for path in found if path is not None]
 
 
+def files_in(path: str) -> list[str]:
+    """The files in a folder of the project that can be shown; none in what is no folder."""
+    if not (ROOT / path).is_dir():
+        return []
+    return sorted(f"{path.rstrip('/')}/{entry.name}" for entry in (ROOT / path).iterdir() if entry.suffix in LANGUAGES)
+
+
 def page_of(path: str) -> str:
     """The file that mkdocs knows a path in the project by."""
     if path.startswith("docs/"):
@@ -75,7 +84,10 @@ def page_of(path: str) -> str:
 def shown(path: str) -> str:
     """A page that shows a file, or lists a folder."""
     if (ROOT / path).is_dir():
-        names = sorted(entry.name for entry in (ROOT / path).iterdir() if entry.is_file())
-        return f"# {path}\n\n" + "\n".join(f"- `{name}`" for name in names) + "\n"
+        folder = posixpath.dirname(page_of(path))
+        lines = [
+            f"- [`{posixpath.basename(one)}`]({posixpath.relpath(page_of(one), folder)})" for one in files_in(path)
+        ]
+        return f"# {path}\n\n" + "\n".join(lines) + "\n"
     text = (ROOT / path).read_text(encoding="utf-8")
     return f"# {path}\n\n````{LANGUAGES.get(Path(path).suffix, 'text')}\n{text}````\n"

@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/images, for light pages and dark ones, from a training of examples/digits.py.
+"""Draws the pictures of docs/images, for light pages and dark ones, from trainings of docs/start.md and of digits.
 
 python scripts/make_pictures.py         # a minute
 """
@@ -6,12 +6,16 @@ python scripts/make_pictures.py         # a minute
 from __future__ import annotations
 
 import sys
+from contextlib import chdir
 from pathlib import Path
+from runpy import run_path
+from tempfile import TemporaryDirectory
 
 import torch
 from matplotlib import style
 
 from ignition import (
+    History,
     Trainer,
     crossentropy_loss,
     evaluate_on_batch,
@@ -25,7 +29,7 @@ from ignition.lr_finder import LRSweep
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "images"
 
-sys.path.insert(0, str(ROOT / "examples"))
+sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "tests")]
 
 
 def trained() -> tuple[Trainer, LRSweep]:
@@ -34,7 +38,7 @@ def trained() -> tuple[Trainer, LRSweep]:
 
     seed_everything(0)
     train_loader, test_loader = make_loaders()
-    model = make_model()
+    model = make_model(dropout=0.3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 
     def train_fn(model, x, y):
@@ -46,8 +50,19 @@ def trained() -> tuple[Trainer, LRSweep]:
     return trainer, sweep
 
 
+def started() -> History:
+    """What the script on the page Start trains."""
+    from pages import blocks
+
+    script = next(block.text for block in blocks(ROOT / "docs" / "start.md") if block.kind == "file")
+    with TemporaryDirectory() as folder, chdir(folder):
+        Path("train.py").write_text(script)
+        return run_path("train.py")["history"]
+
+
 def main() -> None:
-    """Trains once, and draws everything twice."""
+    """Draws everything twice."""
+    start = started()
     trainer, sweep = trained()
     images, labels = trainer.test_loader.dataset.tensors
     outputs = trainer.predict(predict_on_batch, trainer.test_loader)
@@ -56,6 +71,8 @@ def main() -> None:
     for page, look in (("light", "default"), ("dark", "dark_background")):
         with style.context(look):
             drawn = {
+                "start-loss": start.plot_loss(),
+                "start-accuracy": start.plot_accuracy(),
                 "find-lr": sweep.plot(),
                 "history": report.plot_history(trainer.history)[0],
                 "confusion": report.plot_confusion(outputs, labels),

@@ -3,7 +3,7 @@
 What stands between two fences is a block, and a comment on the line above it is its mark:
 
     (none)              a python block runs, in the page's order, in one namespace; a sh block is read
-    output              what the block before it prints; every number in it may differ
+    output              what the block before it prints; the numbers with a decimal point may differ
     file: train.py      a python block that is a file of its own; it runs as one, by itself
     docstring: a.b      a part of the docstring of ``a.b``, word for word
     before: keras       what the block of another library begins with: runs, and is put before that block
@@ -56,8 +56,8 @@ def blocks(page: Path) -> list[Block]:
 
 
 def shape(text: str) -> list[list[str]]:
-    """A text as the words of its lines, with every number as a #: those of a training differ between machines."""
-    return [re.sub(r"\d+(\.\d+)?(e[-+]\d+)?", "#", line).split() for line in text.splitlines()]
+    """A text as the words of its lines, with a # for what a training measures, which differs between machines."""
+    return [re.sub(r"\d+\.\d+(e[-+]\d+)?|\d+e[-+]\d+", "#", line).split() for line in text.splitlines()]
 
 
 def run_in_order(page: Path, printed: Callable[[], str]) -> int:

@@ -1,15 +1,17 @@
 """The exception tree. Every message has one form: what was given, what was expected, what to do.
 
-IgnitionError
-├── ArgumentError         an argument of a call is wrong
-├── FunctionError         a train, eval or predict function does not fit what it is called with
-├── HyperparameterError   a hyperparameter does not fit the function, or its name is taken
-├── BatchError            a loader is empty, or a batch has not what is read from it
-├── MetricError           a function returned what is no metric, or a metric is asked for that nobody returns
-├── CheckpointError       a checkpoint is broken, of another training, or cannot be written
-├── OptimizerError        a step was taken by the wrong optimizer, or cannot be taken as asked
-├── ProcessError          another process has failed, died or left, or the processes do not do the same
-└── NotFiniteError        a metric became NaN or infinite where that ends the training
+The tree is::
+
+    IgnitionError
+    ├── ArgumentError         an argument of a call is wrong
+    ├── FunctionError         a train, eval or predict function does not fit what it is called with
+    ├── HyperparameterError   a hyperparameter does not fit the function, or its name is taken
+    ├── BatchError            a loader is empty, or a batch has not what is read from it
+    ├── MetricError           a function returned what is no metric, or a metric is asked for that nobody returns
+    ├── CheckpointError       a checkpoint is broken, of another training, or cannot be written
+    ├── OptimizerError        a step was taken by the wrong optimizer, or cannot be taken as asked
+    ├── ProcessError          another process has failed, died or left, or the processes do not do the same
+    └── NotFiniteError        a metric became NaN or infinite where that ends the training
 """
 
 from __future__ import annotations
