@@ -162,6 +162,7 @@ CALLBACK = sorted(
     [
         "averaged",
         "averages",
+        "check_columns",
         "check_state",
         "columns_needed",
         *(f"on_{event}" for event in EVENTS),

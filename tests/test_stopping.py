@@ -61,7 +61,9 @@ class StandIn:
         if isinstance(self.model, nn.Module):
             for tensor in self.model.state_dict().values():
                 tensor.fill_(self.step)
-        self.history.append({"epoch": self.epoch, "step": self.step, **values}, epoch_ended=True)
+        row = {"epoch": self.epoch, "step": self.step, **values}
+        self.callback.check_columns([*dict.fromkeys([*self.history.columns, *row])])
+        self.history.append(row, epoch_ended=True)
         self.callback.on_record(self)
 
 
@@ -368,6 +370,16 @@ def test_a_name_of_an_evaluations_column_looks_at_no_batch() -> None:
 def test_a_name_that_nobody_returns_is_an_error_at_the_first_record_that_lists_what_there_is() -> None:
     with pytest.raises(MetricError, match=r"'los', which(.|\n)*train_loss, val_acc"):
         StandIn(TerminateOnNaN(["loss", "los"])).fit({"train_loss": 1.0, "val_acc": 1.0, "lr": 0.1})
+
+
+def test_a_name_that_nobody_returns_leaves_history_as_it_was() -> None:
+    trainer = Trainer(nn.Identity(), None, lambda model, x: 1.0, [torch.zeros(2)], device="cpu", progress=False)
+    trainer.callbacks = [TerminateOnNaN("los")]
+    with pytest.raises(MetricError, match="'los'"):
+        trainer.fit(epochs=1)
+    assert len(trainer.history) == 0
+    trainer.callbacks = []
+    assert trainer.fit(epochs=1)["epoch"] == [1]
 
 
 @pytest.mark.parametrize("metrics", [[], "", [""], [1], 3, True])

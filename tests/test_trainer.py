@@ -161,6 +161,44 @@ def test_state_is_the_users_own_and_stays_from_fit_to_fit():
     assert torch.equal(trainer.state["queue"], torch.zeros(2))
 
 
+@pytest.mark.parametrize(("half", "other"), [("eval_fn", "test_loader"), ("test_loader", "eval_fn")])
+def test_an_evaluation_that_is_set_by_half_is_an_error_before_anything_is_trained(half, other):
+    parts = {"eval_fn": lambda model, x: 1.0, "test_loader": X}
+    trainer = quiet(nothing, X)
+    setattr(trainer, half, parts[half])
+    with pytest.raises(ArgumentError, match=rf"(?s)an? {half} and no {other}.*expected: both, or neither"):
+        trainer.fit(epochs=1)
+    assert (trainer.step, len(trainer.history)) == (0, 0)
+    setattr(trainer, other, parts[other])
+    assert trainer.fit(epochs=1)["val_loss"] == [1.0]
+
+
+def test_a_batch_axis_that_is_set_wrong_is_an_error():
+    trainer = quiet(nothing, X)
+    trainer.batch_axis = "x"
+    with pytest.raises(ArgumentError, match=r"(?s)batch_axis.*'x'.*expected: .*to do: "):
+        trainer.fit(epochs=1)
+
+
+def test_single_samples_are_no_batches():
+    with pytest.raises(ArgumentError, match=r"(?s)TensorDataset.*expected: .*batches with a DataLoader"):
+        quiet(nothing, torch.utils.data.TensorDataset(torch.zeros(4, 2)))
+
+
+def test_an_epoch_whose_record_is_written_is_not_trained_again_when_a_callback_raises():
+    class Raises(Callback):
+        def on_record(self, trainer):
+            if trainer.step == 4:
+                raise RuntimeError("full disk")
+
+    trainer = quiet(nothing, X * 2)
+    trainer.callbacks = [Raises()]
+    with pytest.raises(RuntimeError, match="full disk"):
+        trainer.fit(epochs=3)
+    trainer.fit(epochs=2)
+    assert (trainer.history["epoch"], trainer.epoch, trainer.history.epochs) == ([1, 2, 3, 4], 4, 4)
+
+
 def test_the_test_loader_can_be_exchanged_between_fits():
     trainer = quiet(nothing, X, first_value, [torch.ones(1)])
     trainer.fit(epochs=1)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import TensorDataset
 
 from ignition.data import length_of
 from ignition.errors import ArgumentError, BatchError, warn
@@ -103,11 +104,12 @@ def check_parts(
 def check_loader(loader: Any, name: str, fix: str = _ORDER) -> None:
     """Raises ArgumentError if `loader` is nothing that gives batches; `fix` is what to do then."""
     iterable = isinstance(loader, Iterable) or hasattr(loader, "__getitem__")
-    if not iterable or isinstance(loader, (str, bytes, type, nn.Module, torch.Tensor, Optimizer)):
+    unbatched = isinstance(loader, (torch.Tensor, TensorDataset))
+    if not iterable or unbatched or isinstance(loader, (str, bytes, type, nn.Module, Optimizer)):
         raise ArgumentError(
             f"{name} is {_what(loader)}",
             expected="an iterable of batches: a DataLoader, a list of batches, a generator, ...",
-            fix="put it into batches with a DataLoader" if isinstance(loader, torch.Tensor) else fix,
+            fix="put it into batches with a DataLoader" if unbatched else fix,
         )
 
 
@@ -151,7 +153,7 @@ def check_measurable(eval_signature: Signature | None, loader: Any, max_steps: A
     """Raises ArgumentError if a Trainer cannot evaluate on `loader`."""
     if eval_signature is None or loader is None:
         raise ArgumentError(
-            "this Trainer has no eval_fn",
+            f"this Trainer has no {'eval_fn' if eval_signature is None else 'test_loader'}",
             expected="an eval_fn and a loader",
             fix=f"make it with {TRAINER_CALL}, or call evaluate(model, eval_fn, loader)",
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ignition import distributed, loop, rng
-from ignition.arguments import check_idle, check_not_empty
+from ignition.arguments import check_batch_axis, check_evaluation, check_idle, check_not_empty
 from ignition.callbacks.checkpointing import Checkpoint
 from ignition.callbacks.schedules import bind_schedules
 from ignition.captured import warn_of_captured
@@ -79,7 +79,7 @@ def _fit(
     trainer.stop_reason, trainer.exception = None, None
     training.is_fitting = True
     try:
-        _check_loaders(trainer)
+        _check_parts(trainer)
         training.fit = begun = previous if goes_on else _next_fit(trainer)
         if saver is not None and _was_finished(trainer, saver, resume, goes_on, epochs, steps):
             return
@@ -262,7 +262,10 @@ def _is_reached(trainer: Trainer[Any], epochs: int | None, steps: int | None) ->
     return trainer.training.has_reached(Goal(*_end(trainer.training.fit, epochs, steps), None, None))
 
 
-def _check_loaders(trainer: Trainer[Any]) -> None:
+def _check_parts(trainer: Trainer[Any]) -> None:
+    """Checks what may have been set since the Trainer was made."""
+    check_evaluation(trainer.eval_fn, trainer.test_loader)
+    check_batch_axis(trainer.batch_axis)
     check_not_empty(trainer.train_loader, "train_loader")
     if trainer.test_loader is not None:
         check_not_empty(trainer.test_loader, "test_loader")

@@ -48,7 +48,9 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
         raise ArgumentError(
             f"accuracy was given targets of {targets.dtype}",
             expected="class numbers or 0 and 1, as integers or booleans",
-            fix='pass targets.long() if they are class numbers; for a regression ask for "mse" or "mae", not "acc"',
+            fix="pass targets.long() if they are class numbers, or where the loss needs floats, as BCEWithLogitsLoss "
+            'does, metrics={"acc": lambda outputs, y: accuracy(outputs, y.long())}; for a regression ask for "mse" or '
+            '"mae", not "acc"',
         )
     shape, wanted = outputs.shape, targets.shape
     usual = len(shape) == 2 and len(wanted) == 1 and shape[0] == wanted[0]  # quicker than what holds for all shapes

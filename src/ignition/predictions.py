@@ -191,7 +191,7 @@ class _Joined:
         if kept != new or output.dtype is not self._dtype:
             raise FunctionError(
                 f"the predict function returned {output.dtype} of shape {tuple(output.shape)} after batches of "
-                f"{self._room.dtype} and shape {tuple(self._room.shape)}",
+                f"{self._dtype} and shape {tuple(self._shape)}",
                 expected=f"tensors that differ in axis {self._axis} alone",
                 fix="pad or convert them to one shape and type, or leave out what differs from batch to batch",
             )

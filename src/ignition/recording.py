@@ -59,19 +59,27 @@ def write_record(training: Training, goal: Goal) -> None:
     check_names(trainer.hyper)  # a callback may have added to them
     row = training.processes.row_of_main({"epoch": position.epoch, "step": position.step, **record})
     _check_columns(trainer, row)  # before history changes
-    trainer.history.append(row, epoch_ended=training.pending["epoch_ended"])
+    ended = training.pending["epoch_ended"]
+    trainer.history.append(row, epoch_ended=ended)
     training.pending = None
     training.progress.record(trainer.history.last, goal.last_epoch)
     advice = training.advisor.after(trainer.history.last, trainer.train_loader)
     if advice is not None:
         training.progress.say(advice)
-    training.events.fire("record")
+    try:
+        training.events.fire("record")
+    except BaseException:
+        if ended:
+            training.open_pass = None  # the epoch has its record: the next fit begins the next one
+        raise
 
 
 def _check_columns(trainer: Any, row: dict[str, Any]) -> None:
+    columns = list(dict.fromkeys([*trainer.history.columns, *row]))
     for callback in trainer.callbacks:
+        callback.check_columns(columns)
         for name in callback.columns_needed():
-            if name not in row and name not in trainer.history.columns:
-                error = unknown_column(name, list(dict.fromkeys([*trainer.history.columns, *row])))
+            if name not in columns:
+                error = unknown_column(name, columns)
                 error.add_note(f"{callback!r} needs it")
                 raise error

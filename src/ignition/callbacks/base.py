@@ -95,6 +95,13 @@ class Callback:
         """
         return ()
 
+    def check_columns(self, columns: list[str]) -> None:
+        """Looks at the columns that history will have, before each record is written; what it raises ends the fit.
+
+        Args:
+            columns: Their names.
+        """
+
     def averaged(self) -> dict[str, Any]:
         """Models that it makes of the trainer's, by name: each is evaluated and saved beside the trainer's own."""
         return {}

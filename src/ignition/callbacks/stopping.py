@@ -224,10 +224,8 @@ class TerminateOnNaN(Callback):
 
     def on_record(self, trainer: Trainer[Any]) -> None:
         """Looks at the record, evaluation included."""
-        history = trainer.history
-        if self._unseen:
-            self._check_names(history.columns)
-        for column, value in history.last.items():  # only what was returned: one that is missing is not NaN here
+        record = trainer.history.last
+        for column, value in record.items():  # only what was returned: one that is missing is not NaN here
             if not column.startswith(("train_", "val_")):
                 continue
             if self.metrics is not None and self.metrics.isdisjoint((column, *_returned_as(column))):
@@ -235,7 +233,8 @@ class TerminateOnNaN(Callback):
             if not math.isfinite(value):
                 raise _not_finite(column, value, f"in the record after step {trainer.step} (epoch {trainer.epoch})")
 
-    def _check_names(self, columns: Collection[str]) -> None:
+    def check_columns(self, columns: list[str]) -> None:
+        """Checks that somebody returns each metric that is named: before the first record is written."""
         there = [column for column in columns if column.startswith(("train_", "val_"))]
         unknown = sorted(self._unseen.difference(there, *map(_returned_as, there)))
         if unknown:
