@@ -212,9 +212,10 @@ def test_one_process_reads_all_as_it_is():
     batches = list(loader())
     assert [x.shape for x, _ in part_of(loader(), fill="split")] == [x.shape for x, _ in batches]
     assert (rounds_of(batches), rounds_of(batches, sure=True), rounds_of(iter(batches))) == (6, 6, None)
-    part = part_in_evaluation(batches, net(), 4)
-    assert (len(list(part.batches)), part.total, part.limit) == (6, 4, 4)
-    assert part.weigh(batches[-1], 0) == 1
+    for means, weight in ((Means("eval_fn"), 1), (None, None)):  # predictions have no means, and are not weighed
+        part = part_in_evaluation(batches, net(), 4, means)
+        assert (len(list(part.batches)), part.total, part.limit) == (6, 4, 4)
+        assert part.weigh(batches[-1], 0) == weight
 
 
 def test_a_stream_is_what_has_no_indices_or_keeps_its_place():
