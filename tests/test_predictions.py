@@ -1,6 +1,7 @@
 import weakref
 from collections import OrderedDict, namedtuple
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -162,6 +163,42 @@ def test_a_function_may_write_into_the_same_memory_for_each_batch(batches, view)
 
 
 @LENGTHS_100
+def test_a_function_may_change_what_it_returned_before(batches):
+    predictions, last = Predictions(0, batches), torch.zeros(2)
+    for step in range(100):
+        output = last.mul_(0) + step  # the output before becomes 0
+        predictions.add(output)
+        last = output
+    assert predictions.result()[::2].tolist() == list(range(100))
+
+
+@LENGTHS_100
+def test_numpy_may_write_into_a_tensor_that_is_returned_each_time(batches):
+    array = np.zeros(2, dtype=np.float32)
+    output, predictions = torch.from_numpy(array), Predictions(0, batches)
+    for step in range(100):
+        array[:] = step
+        predictions.add(output)
+    assert predictions.result()[::2].tolist() == list(range(100))
+
+
+@LENGTHS_100
+def test_outputs_made_in_inference_mode_may_be_changed(batches):
+    predictions = Predictions(0, batches)
+    with torch.inference_mode():
+        output = torch.zeros(2)
+        for step in range(100):
+            predictions.add(output.fill_(step))
+    assert predictions.result()[::2].tolist() == list(range(100))
+
+
+@LENGTHS_100
+def test_the_same_tensor_may_be_returned_each_time(batches):
+    output = torch.randn(2, 3)
+    assert torch.equal(joined([output] * 100, batches=batches), output.repeat(100, 1))
+
+
+@LENGTHS_100
 def test_a_function_may_take_turns_with_a_few_buffers(batches):
     buffers = [torch.zeros(2, 3) for _ in range(5)]
     predictions = Predictions(0, batches)
@@ -241,6 +278,16 @@ def test_a_known_length_needs_no_more_memory_than_the_result():
 
 
 # Bad input
+
+
+@pytest.mark.parametrize("changed", [lambda output: output, lambda output: output[:1], Tensor.detach])
+def test_an_output_that_is_changed_after_all_is_an_error(changed):
+    predictions, outputs = Predictions(0, None), randoms([4] * 50, 3)
+    for output in outputs:
+        predictions.add(output)
+    changed(outputs[-1]).fill_(0)
+    with pytest.raises(FunctionError, match=r"(?s)changed in place.*expected: .*to do: .*clone"):
+        predictions.result()
 
 
 def test_outputs_that_change_after_many_batches_are_an_error():

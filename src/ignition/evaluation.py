@@ -107,8 +107,8 @@ def predict(
         model: An ``nn.Module``, or a list, tuple or dict of them. It is in evaluation mode meanwhile.
         pred_fn: ``pred_fn(model, *items)``: receives as many of a batch's items as it has positional parameters
             without a default, so that `predict_on_batch` takes a loader with labels. It returns a tensor
-            ``(batch, ...)``, or any nesting of such tensors in tuples, lists and dicts. It may write each output into
-            the memory of an earlier one if it does so within its first 16 batches.
+            ``(batch, ...)``, or any nesting of such tensors in tuples, lists and dicts. It may change an
+            earlier output, or write into its memory, if it does so within its first 16 batches.
         loader: Any iterable of batches.
         batch_axis: The axis along which the outputs are joined.
         max_steps: Stop after that many batches, 1 or more; None for all.

@@ -152,7 +152,7 @@ class History:
 
         Raises:
             MetricError: No record has the metric, or it is no number.
-            ArgumentError: `metric` is no string, or does not tell the direction; `mode` is neither.
+            ArgumentError: `metric` is no string, or tells no direction and `mode` is not given; `mode` is neither.
         """
         if mode is not None:
             check_mode(mode)
@@ -195,7 +195,7 @@ class History:
             epoch_ended: Whether this record is the one at its epoch's end.
 
         Raises:
-            ArgumentError: It is no dict, a value is no scalar, epoch or step is missing or not beyond the last one's.
+            ArgumentError: No dict, no scalar as a value, no epoch or step, or a step that is not beyond the last one's.
         """
         if not isinstance(record, Mapping):
             raise ArgumentError(f"a record is a {type(record).__name__}", "a dict of values by column", _RECORD)

@@ -108,8 +108,8 @@ class Predictions:
 class _Joined:
     """One tensor that grows along an axis.
 
-    Small outputs are held and copied many at a time, once the function has shown that it makes new memory for each:
-    one that writes into the same memory again would have all that are held end as the last.
+    Small outputs are held and copied many at a time, once the function has shown that it leaves them as they are: one
+    that writes into the same memory again would have all that are held end as the last.
     """
 
     def __init__(self, first: Tensor, axis: int, batches: int) -> None:
@@ -119,6 +119,7 @@ class _Joined:
         self._filled = 0
         self._sizes: list[int] = []  # of each batch
         self._held: list[Tensor] = []  # the last outputs, which are not in the room yet
+        self._versions: list[int] = []  # how often each of them had been changed when it was returned
         self._most_held = 1
         # The first outputs, kept so that their memory is not given out again; None for large ones, and after them.
         self._looked_at: list[Tensor] | None = [] if first.nbytes * _LOOKED_AT <= _MOST_HELD_BYTES else None
@@ -132,27 +133,60 @@ class _Joined:
         if output.requires_grad:
             output = output.detach()
         self._sizes.append(self._size)
-        if self._most_held > 1 and output.is_cpu:
+        if self._most_held > 1 and output.is_cpu and not output.is_inference():  # whose changes nobody counts
             self._held.append(output)
+            self._versions.append(output._version)
             if len(self._held) >= self._most_held:
                 self._copy_held()
         else:
             self._copy_held()
             self._next_place(self._size).copy_(output)  # waits for an accelerator
             if self._looked_at is not None:
-                self._looked_at.append(output)
-                self._look_at(self._looked_at)
+                self._look_at(output, self._looked_at)
 
     def result(self) -> Tensor:
         self._copy_held()
         return self._room.narrow(self._axis, 0, self._filled)
 
     def _copy_held(self) -> None:
-        if self._held:
-            size = sum(output.shape[self._axis] for output in self._held)
-            with torch.no_grad():
-                torch.cat(self._held, self._axis, out=self._next_place(size))
-            self._held.clear()
+        if not self._held:
+            return
+        if [output._version for output in self._held] != self._versions:
+            raise FunctionError(
+                "the predict function changed in place what it had returned for an earlier batch, and had not done so "
+                f"in its first {_LOOKED_AT}",
+                expected="outputs that stay as they are",
+                fix="return a copy, output.clone(), or make a new tensor in the place of changing the old one",
+            )
+        size = sum(output.shape[self._axis] for output in self._held)
+        with torch.no_grad():
+            torch.cat(self._held, self._axis, out=self._next_place(size))
+        self._held.clear()
+        self._versions.clear()
+
+    def _look_at(self, output: Tensor, outputs: list[Tensor]) -> None:
+        """Decides by the first outputs whether later ones may be held: nothing writes into their memory again.
+
+        That is so where none is changed later, and where either each has memory of its own or it is the same tensor
+        each time; memory that numpy knows too may be changed without torch's counting it.
+        """
+        if output.__class__ is not Tensor or not output.is_cpu or output.is_inference():
+            self._looked_at = None
+            self._versions.clear()
+            return
+        outputs.append(output)
+        self._versions.append(output._version)
+        if len(outputs) < _LOOKED_AT:
+            return
+        memories = [one.untyped_storage() for one in outputs]
+        if (
+            [one._version for one in outputs] == self._versions
+            and len({memory.data_ptr() for memory in memories}) == len({*map(id, outputs)})
+            and all(memory.resizable() for memory in memories)
+        ):
+            self._hold_at_most(_MOST_HELD)
+        self._looked_at = None
+        self._versions.clear()
 
     def _next_place(self, size: int) -> Tensor:
         """Room for outputs of that size together, after all that there are."""
@@ -164,15 +198,6 @@ class _Joined:
             self._make_room(before, max(self._filled, 2 * self._most))
             self._room.narrow(self._axis, 0, filled).copy_(before)
         return self._room.narrow(self._axis, filled, size)
-
-    def _look_at(self, outputs: list[Tensor]) -> None:
-        """Decides by the first outputs whether later ones may be held: no two of them share their memory."""
-        if outputs[-1].__class__ is not Tensor or not outputs[-1].is_cpu:
-            self._looked_at = None
-        elif len(outputs) == _LOOKED_AT:
-            self._looked_at = None
-            if len({output.untyped_storage().data_ptr() for output in outputs}) == _LOOKED_AT:
-                self._hold_at_most(_MOST_HELD)
 
     def _hold_at_most(self, count: int) -> None:
         size = self._shape.numel() * self._dtype.itemsize

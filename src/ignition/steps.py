@@ -112,7 +112,7 @@ def evaluate_on_batch(
         The metrics by name, as from `fit_on_batch`.
 
     Raises:
-        ArgumentError: As `fit_on_batch`, but for `optimize`.
+        ArgumentError: As `fit_on_batch` does, apart from what `optimize` raises.
 
     Example:
         >>> evaluate_on_batch(nn.Identity(), torch.eye(3), torch.tensor([0, 1, 0]), metrics=["acc"])
