@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib.util import find_spec
 from numbers import Real
@@ -26,7 +27,7 @@ RETRY_SECONDS = 60.0
 _NOTHING = -1  # the step of the last point where there is none
 
 
-class Tracker(Callback):
+class Tracker(Callback, ABC):
     """What the trackers have in common. Each of them says how its run is opened, written to and closed.
 
     Every record goes to the tracker when it is written, under the names of history's columns; what the train function
@@ -69,12 +70,13 @@ class Tracker(Callback):
 
     # What each tracker does
 
+    @abstractmethod
     def _open(self, trainer: Trainer[Any]) -> tuple[int, int]:
         """Opens the run `run_id`, or a new one where it is None; the steps of the last record and batch in it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _write(self, step: int, values: dict[str, float], is_record: bool) -> None:
-        raise NotImplementedError
+        """Writes the values of a record or of a batch, by their names in the run."""
 
     def _flush(self) -> None:
         """Has all that was written reach the disk or the server."""
@@ -82,9 +84,9 @@ class Tracker(Callback):
     def _finish(self, trainer: Trainer[Any]) -> None:
         """What comes at the end of a fit, when all records are written."""
 
+    @abstractmethod
     def _close(self, outcome: str) -> None:
         """Lets go of the run; `outcome` is "finished", "failed" or, where the run cannot be reached, "lost"."""
-        raise NotImplementedError
 
     # Events
 
