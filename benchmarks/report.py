@@ -37,7 +37,7 @@ ALONE = {"loading": "reading data", "predicting": "prediction", "saving": "savin
 PREDICTIONS = {
     "": "the tiny classifier",
     "nothing_": "a function that does nothing",
-    "same_": "one that returns the same memory each time",
+    "same_": "one that returns the same tensor each time",
 }
 SAVES = {
     "stall": "the loop stops for",

@@ -403,6 +403,7 @@ def test_the_end_before_stays_until_the_new_one_is_whole(tmp_path):
     assert ends == ["fit-001-step-000000004-end"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["broken", "missing", "of another fit"])
 @pytest.mark.parametrize("at", [13, 18])
 def test_where_the_end_of_an_earlier_fit_is_lost_the_advice_leads_to_the_same_result(how, at, tmp_path):

@@ -335,7 +335,7 @@ def test_a_terminal_of_any_width_is_written_to(columns):
 
 
 def test_a_terminal_that_does_not_tell_its_width_has_80_columns(monkeypatch):
-    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda: os.terminal_size((80, 24)))
+    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda fallback=(80, 24): os.terminal_size((80, 24)))
     with terminal(columns=0) as received:
         Progress(True).record(RECORD | {f"val_{name}": 0.5 for name in "abcd"}, epochs=3)
     assert max(len(line) for line in screen(received[0])) <= 80

@@ -178,6 +178,7 @@ def test_a_loader_that_keeps_its_place_is_put_back(name, accumulate, tmp_path):
         shutil.rmtree(tmp_path / "again")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOADERS)
 def test_a_loader_that_keeps_its_place_survives_several_interruptions(name, tmp_path):
     whole = build(LOADERS[name], tmp_path / "whole")

@@ -105,6 +105,7 @@ def check_all(target, content, cases):
     return taken
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a crafted value with the right checksums", "Message 1, nothing changed")
 def test_some_wrong_values_are_refused_with_nothing_changed_or_can_be_trained_with(crafted):
     make, folder, content = crafted

@@ -65,7 +65,9 @@ def weights(trainer):
 @pytest.mark.filterwarnings("ignore:.*took no step")
 @pytest.mark.parametrize("to_none", [True, False])
 @pytest.mark.parametrize("kind", ["gathers", "steps first", "steps each time"])
-@pytest.mark.parametrize("cut", range(1, STEPS, 2))
+@pytest.mark.parametrize(
+    "cut", [pytest.param(cut, marks=() if cut == 5 else pytest.mark.slow) for cut in range(1, STEPS, 2)]
+)
 def test_a_run_that_is_taken_up_between_two_calls_ends_in_the_same_bits(tmp_path, kind, to_none, cut):
     whole = build(tmp_path / "whole", kind, to_none)
     whole.fit(epochs=2)
