@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, RandomSampler, Sampler, WeightedRandomS
 
 from ignition import TensorLoader, Trainer, crossentropy_loss, optimize
 from ignition.callbacks import Checkpoint
+from ignition.epoch_start import EpochStart
 from ignition.errors import IgnitionWarning
 
 
@@ -130,6 +132,16 @@ LOST = {
     "a loader": (lambda: OwnLoader(Data(), 6), "give the Trainer a seed, or save at an epoch's end"),
     "a stream": (Endless, "other batches come after it.*state_dict"),
 }
+
+
+@pytest.mark.parametrize(("workers", "is_keyed", "is_lost"), [(2, False, True), (2, True, False), (0, False, False)])
+def test_an_order_that_workers_need_not_keep_may_be_lost(workers, is_keyed, is_lost):
+    loader, start = DataLoader(Data(), 6, num_workers=workers, in_order=False), EpochStart()
+    start.open(loader, 1, 0, is_keyed)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        start.warn_if_lost(loader)
+    assert ["in_order=False may have another order after it" in str(one.message) for one in caught] == [True] * is_lost
 
 
 @pytest.mark.parametrize("name", LOST)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ignition import Trainer, crossentropy_loss, optimize
 from ignition.callbacks import Callback, Checkpoint, CosineDecay, TerminateOnNaN
-from ignition.errors import ArgumentError, CheckpointError, HyperparameterError, NotFiniteError
+from ignition.callbacks.base import EVENTS
+from ignition.errors import ArgumentError, CheckpointError, HyperparameterError, IgnitionWarning, NotFiniteError
 
 
 @pytest.fixture(autouse=True)
@@ -256,3 +258,84 @@ def test_a_broken_checkpoint_is_refused_before_anything_is_trained(tmp_path):
     with pytest.raises(CheckpointError):
         trainer.fit(epochs=3, resume=True)
     assert ticker.count == 0
+
+
+# Saving by hand inside a fit
+
+
+class SavingIn(Callback):
+    """Saves in one call of one event."""
+
+    def __init__(self, event, folder, at):
+        self.folder, self.at, self.calls, self.warned = folder, at, 0, None
+        setattr(self, f"on_{event}", self.save)
+
+    def save(self, trainer):
+        self.calls += 1
+        if self.calls == self.at:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                trainer.save(self.folder)
+            self.warned = bool(caught)
+
+
+# Of the calls of an event: whether some are between two steps, and whether some are not.
+BETWEEN = {
+    event: (True, False) for event in ("train_begin", "epoch_begin", "eval_begin", "record", "epoch_end", "train_end")
+}
+BETWEEN |= {
+    "batch_begin": (True, True),
+    "step_end": (True, True),
+    "batch_end": (False, True),
+    "eval_end": (False, True),
+}
+
+
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("first", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("event", EVENTS)
+def test_what_is_saved_by_hand_in_a_fit_is_exact_or_a_warning_comes(event, first, accumulate, tmp_path):
+    script = Script(schedule="step", ema=True, stopping=True, accumulate=accumulate, seed=3)
+    exact, warned = [], []
+    for at in range(1, 20):
+        whole, saving = build(script, None), SavingIn(event, tmp_path / str(at), at)
+        whole.callbacks.insert(0 if first else len(whole.callbacks), saving)
+        whole.fit(epochs=2, eval_every=2)
+        if saving.calls < at:
+            break
+        again = build(script, None)
+        again.callbacks.append(Callback())  # as many as before
+        again.load(tmp_path / str(at))
+        left = 2 - again.training.epochs_ended
+        if left:
+            again.fit(epochs=left, eval_every=2)
+        whole.callbacks.remove(saving)
+        again.callbacks.pop()
+        if saving.warned:
+            warned.append(at)
+        else:
+            exact.append(at)
+            assert not differences(again, fingerprint(whole)), at
+    if not first:
+        expected = (True, False) if (event, accumulate) == ("batch_begin", 1) else BETWEEN.get(event, (False, False))
+        assert (bool(exact), bool(warned)) == expected
+
+
+def test_what_is_saved_by_hand_inside_a_function_comes_with_a_warning(tmp_path):
+    trainer = build(Script(), None)
+    train_fn = trainer.train_fn
+
+    def saving(model, x, y):
+        trainer.save(tmp_path / "a")
+        return train_fn(model, x, y)
+
+    trainer.train_fn = saving
+    with pytest.warns(IgnitionWarning, match="a function of the loop, in the middle of a step"):
+        trainer.fit(steps=1)
+
+
+def test_what_is_saved_by_hand_after_an_error_comes_with_a_warning(tmp_path):
+    trainer = build(Script(), None, Ticker(at=3))
+    trainer.on("exception")(lambda trainer: trainer.save(tmp_path / "a"))
+    with pytest.raises(Killed), pytest.warns(IgnitionWarning, match="on_exception, after an error inside a step"):
+        trainer.fit(epochs=1)

@@ -1,6 +1,7 @@
 import gc
 import multiprocessing
 import random
+import time
 from itertools import chain
 
 import dealing
@@ -26,7 +27,8 @@ from torch.utils.data import (
 )
 
 from ignition.errors import ArgumentError
-from ignition.keyed import KeyedLoader, can_be_keyed, unsharded
+from ignition.keyed import KeyedLoader, can_be_keyed
+from ignition.keyed_order import unsharded
 from ignition.rng import capture, seed_everything
 from ignition.shards import Shard
 
@@ -623,6 +625,68 @@ def test_an_iteration_of_the_users_own_has_its_place_too(start):
     twice = read(dropping, 2)
     assert len(twice) == 12
     assert shares(dropping, 5, "split") == [twice[rank:10:5] for rank in range(5)]
+
+
+class Remembering(DataLoader):
+    """Numbers its batches, from epoch to epoch; looks at its own parts meanwhile."""
+
+    given = 0
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            self.given += 1
+            self.seen = self.batch_size, self.drop_last, len(self.dataset), self.dataset.size, len(self)
+            yield self.given, batch[0], noise()
+
+
+@pytest.mark.parametrize("settings", [{}, *WITH_WORKERS], ids=["none", "one", "two", "persistent"])
+def test_an_iteration_of_the_users_own_draws_by_the_seed_and_remembers(settings):
+    reads = []
+    for start in (0, 3):
+        theirs = Remembering(Noisy(), batch_size=4, shuffle=True, **settings)
+        parts = {name: part for name, part in vars(theirs).items() if name not in ("given", "seen")}
+        ours = KeyedLoader(theirs, seed=3)
+        first = read(ours, 1)
+        before = capture()
+        reads.append(read(ours, 2, start))
+        assert str(capture()) == str(before)
+        assert [batch[0] for batch in first] == [1, 2, 3, 4]
+        assert theirs.given == 8
+        assert theirs.seen == (4, False, 13, 13, 4)
+        assert {name: vars(theirs)[name] for name in parts} == parts
+        noise()  # whatever else is drawn meanwhile
+    assert reads[0][3:] == reads[1]
+    assert first != reads[0]
+
+
+def test_two_readings_of_an_iteration_of_the_users_own_do_not_disturb_each_other():
+    theirs = Mixed(Noisy(), batch_size=4, shuffle=True)
+    train, test = KeyedLoader(theirs, seed=3), KeyedLoader(theirs, seed=3, purpose="eval")
+    alone = read(train), read(test)
+    pairs = list(zip(train.iterate(1), test.iterate(1), strict=True))
+    assert ([plain(pair[0]) for pair in pairs], [plain(pair[1]) for pair in pairs]) == alone
+
+
+class Mixed(DataLoader):
+    def __iter__(self):
+        return ((batch[0], noise()) for batch in super().__iter__())
+
+
+class Slow(Noisy):
+    """Its first sample comes late."""
+
+    def __getitem__(self, index):
+        if index == 0:
+            time.sleep(0.3)
+        return super().__getitem__(index)
+
+
+@pytest.mark.slow
+def test_the_batches_come_in_their_order_also_where_workers_need_not_keep_to_it():
+    settings = {"batch_size": 2, "num_workers": 2, "shuffle": False, "in_order": False}
+    loader = keyed(Slow(), **settings)
+    assert numbers(read(loader)) == [*range(13)]
+    assert numbers(read(loader, 1, 2)) == [*range(4, 13)]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ignition import Trainer, distributed, evaluate, optimize, predict, predict_on_batch
 from ignition.data import iterate
+from ignition.errors import BatchError
 from ignition.means import Means
 from ignition.reading import at_most, is_stream, part_in_evaluation, part_of, rounds_of, size_of
 from ignition.shards import Borrowed
@@ -231,6 +232,16 @@ def test_a_stream_is_what_has_no_indices_or_keeps_its_place():
 
     assert [is_stream(one) for one in (DataLoader(Stream()), Placed(), loader(), [1], iter([1]))] == [1, 1, 0, 0, 0]
     assert [size_of(one) for one in (DataLoader(Stream()), None, loader(), [1, 2])] == [None, None, [6, 21], [2, None]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_predictions_of_batches_in_no_order_are_refused(workers):
+    batches = DataLoader(samples(21)[0], 4, num_workers=workers, in_order=False)
+    if not workers:  # these have an order
+        assert predict(nn.Identity(), predict_on_batch, batches).shape == (21, 4)
+        return
+    with pytest.raises(BatchError, match="in_order=False, whose batches come as its workers make them"):
+        predict(nn.Identity(), predict_on_batch, batches)
 
 
 def test_the_smaller_of_two_numbers_is_taken_where_they_are_known():

@@ -1,4 +1,4 @@
-"""Samplers of the user's go on from epoch to epoch after a resume as they would have without it."""
+"""Samplers and loaders of the user's go on from epoch to epoch after a resume as they would have without it."""
 
 from __future__ import annotations
 
@@ -107,7 +107,73 @@ class Stateful(Sampler):
         self.turns = state["turns"]
 
 
+class Growing(Sampler):
+    """Has more samples in each epoch, as in a curriculum; counts the epochs as it is read."""
+
+    def __init__(self):
+        self.epoch = 0
+
+    def __len__(self):
+        return 5 * max(self.epoch, 1)
+
+    def __iter__(self):
+        self.epoch += 1
+        return iter(torch.randperm(5 * self.epoch).tolist())
+
+
+class GrowingAsTold(Growing):
+    """The same, and is told the epoch."""
+
+    def __len__(self):
+        return 5 * (self.epoch + 1)
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        return iter(torch.randperm(5 * (self.epoch + 1)).tolist())
+
+
+class Mixing(DataLoader):
+    """Adds noise of each generator to a batch, and gives it some batches later, at random."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self.own = np.random.default_rng(1)
+
+    def __iter__(self):
+        waiting = []
+        for x, y in super().__iter__():
+            waiting.append((x + torch.rand(()) + np.random.rand() + random.random() + self.own.random(), y))
+            if len(waiting) > 2:
+                yield waiting.pop(random.randrange(3))
+        yield from waiting
+
+
+class Keeping(DataLoader):
+    """Keeps the last batch of an epoch for the next one, and counts all that it has given."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self.given, self.kept = 0, []
+
+    def __len__(self):
+        return super().__len__() - 1 + len(self.kept)
+
+    def __iter__(self):
+        for x, y in super().__iter__():
+            self.kept.append((x * (1 + self.given / 100), y))
+            if len(self.kept) > 1:
+                self.given += 1
+                yield self.kept.pop(0)
+
+
 LOADERS = {
+    "growing": lambda **more: DataLoader(Data(), 3, sampler=Growing(), **more),
+    "growing as told": lambda **more: DataLoader(Data(), 3, sampler=GrowingAsTold(), **more),
+    "own noise and order": lambda **more: Mixing(Data(), 6, shuffle=True, **more),
+    "own batches left over": lambda **more: Keeping(Data(), 6, shuffle=True, **more),
+    "own count and a sampler's": lambda **more: Keeping(Data(), 6, sampler=Counting(), **more),
     "a count": lambda **more: DataLoader(Data(), 6, sampler=Counting(), **more),
     "a list in place": lambda **more: DataLoader(Data(), 6, sampler=InPlace(), **more),
     "arrays": lambda **more: DataLoader(Data(), 6, sampler=InArrays(), **more),
@@ -161,7 +227,7 @@ def test_how_often_it_is_saved_changes_no_order(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("name", ["a count", "left over"])
+@pytest.mark.parametrize("name", ["a count", "left over", "growing", "own noise and order", "own batches left over"])
 def test_workers_that_read_ahead_change_nothing(name, workers, tmp_path):
     whole = build(LOADERS[name], tmp_path / "whole")
     whole.fit(epochs=3, resume=True)
@@ -199,6 +265,17 @@ def test_a_training_goes_back_in_the_same_process(name, tmp_path):
     trainer.load(tmp_path / "start")
     trainer.fit(epochs=2)
     assert not differences(trainer, expected)
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+@pytest.mark.parametrize("kind", [Growing, GrowingAsTold])
+def test_an_epoch_has_as_many_batches_as_its_sampler_gives(kind, seed):
+    trainer = build(lambda: DataLoader(Data(), 3, sampler=kind()), seed=seed)
+    if seed is None:  # with a seed the library tells it
+        set_epoch = getattr(trainer.train_loader.sampler, "set_epoch", None)
+        trainer.on("epoch_begin")(lambda trainer: set_epoch and set_epoch(trainer.epoch - 1))
+    trainer.fit(epochs=4)
+    assert trainer.history["step"] == [2, 6, 11, 18]  # 5, 10, 15, 20 samples in batches of 3
 
 
 class Iterating(Sampler):

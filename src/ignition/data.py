@@ -15,8 +15,20 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from ignition.device import tensors_in
 from ignition.errors import BatchError, CheckpointError
-from ignition.keyed import KeyedLoader, batches_left, can_be_keyed, unsharded
-from ignition.shards import WHOLE, Borrowed, Fill, Shard, are_numbered, batches_in, deal, drops_last, portions_in
+from ignition.keyed import KeyedLoader, can_be_keyed, iterates_in_own_way
+from ignition.keyed_order import batches_left, unsharded
+from ignition.shards import (
+    TORCH_SAMPLERS,
+    WHOLE,
+    Borrowed,
+    Fill,
+    Shard,
+    are_numbered,
+    batches_in,
+    deal,
+    drops_last,
+    portions_in,
+)
 from ignition.tensor_loader import KeyedTensors, TensorLoader
 from ignition.types import Stateful
 
@@ -153,7 +165,7 @@ def can_shift(loader: Any) -> bool:
     """Whether what is left of an epoch can be read from any of its samples on, in batches of another size."""
     if isinstance(loader, TensorLoader):
         return True
-    return can_be_keyed(loader) and type(loader).__iter__ is DataLoader.__iter__ and are_numbered(loader.batch_sampler)
+    return can_be_keyed(loader) and not iterates_in_own_way(loader) and are_numbered(loader.batch_sampler)
 
 
 def length_after(loader: Any, shift: int) -> int:
@@ -264,12 +276,15 @@ def length_of(loader: Any) -> int | None:
 def sure_length(loader: Any) -> int | None:
     """The length of a loader that cannot be wrong about it; None for all others.
 
-    A length that somebody worked out, such as samples // batch_size, may be one short, and would cut the epoch off.
+    A length that somebody worked out, such as samples // batch_size, may be one short, and would cut the epoch off. So
+    would that of a sampler which has more samples in each epoch, and counts the epochs as it is iterated.
     """
     sure = type(loader) in (list, tuple, TensorLoader)
     if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
-        sure = type(loader).__len__ is DataLoader.__len__ and type(loader).__iter__ is DataLoader.__iter__
-        sure = sure and (loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler)
+        sure = type(loader).__len__ is DataLoader.__len__ and not iterates_in_own_way(loader)
+        batches: Any = loader.batch_sampler
+        indices = batches.sampler if type(batches) is BatchSampler else loader.sampler if batches is None else None
+        sure = sure and type(indices) in (*TORCH_SAMPLERS, list, tuple, range)
     return length_of(loader) if sure else None
 
 

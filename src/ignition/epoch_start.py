@@ -132,11 +132,12 @@ class EpochStart:
         except CheckpointError as error:
             warn(f"{_MIDDLE}: other batches come after it than came then\n  {error}")
             return
-        has_own_way = isinstance(loader, DataLoader) and type(loader).__iter__ is not DataLoader.__iter__
-        if own_samplers(loader) or has_own_way:
+        own = bool(own_samplers(loader))
+        if own or (getattr(loader, "in_order", True) is False and loader.num_workers > 0):
+            whose = "a sampler or loader of your own may draw" if own else "a DataLoader with in_order=False may have"
             warn(
-                f"{_MIDDLE}, and without seed= a sampler or loader of your own may draw another order after it: give "
-                "the Trainer a seed, or save at an epoch's end"
+                f"{_MIDDLE}, and without seed= {whose} another order after it: give the Trainer a seed, or save at an "
+                "epoch's end"
             )
 
     def _look_at(self, loader: Any) -> None:

@@ -121,7 +121,8 @@ def predict(
 
     Raises:
         ArgumentError: If an argument has the wrong type, value or place.
-        BatchError: If the loader gives no batch, a batch has not the batch axis, or many processes read a stream.
+        BatchError: If the loader gives no batch, a batch has not the batch axis, many processes read a
+            stream, or the loader is a DataLoader with ``in_order=False`` and workers.
         FunctionError: If the function cannot take a batch of this loader, or returns what cannot be joined.
         ProcessError: If other processes do something else, have failed, or are gone.
 

@@ -22,6 +22,10 @@ F = TypeVar("F", bound=Callable[[Any], Any])
 class Events:
     """For each event one function without arguments, or None where nothing listens.
 
+    Attributes:
+        now: The event that is being fired, the innermost of several; empty where none is.
+        raised: What the listeners of the event raised that `fire_each` calls.
+
     Args:
         trainer: What the callbacks are called with.
         callbacks: In any order; they are called by their ``order``, and as given where it is equal.
@@ -41,7 +45,10 @@ class Events:
         ordered += [(0, pair) for pair in functions]
         ordered.sort(key=lambda item: item[0])
         self._calls: dict[str, list[Callable[[], Any]]] = {event: [] for event in EVENTS}
-        self.raised: list[BaseException] = []  # by the listeners of the event that `fire_each` calls
+        self._callbacks: dict[str, list[Callback | None]] = {event: [] for event in EVENTS}  # None for a function
+        self.now = ""
+        self._called = 0
+        self.raised: list[BaseException] = []
         for _, listener in ordered:
             if isinstance(listener, Callback) and listener.main_only and not distributed.is_main():
                 continue
@@ -50,34 +57,41 @@ class Events:
                     method = getattr(listener, f"on_{event}")
                     if getattr(method, "__func__", method) is not getattr(Callback, f"on_{event}"):
                         self._calls[event].append(partial(method, trainer))
+                        self._callbacks[event].append(listener)
             else:
                 self._calls[listener[0]].append(partial(listener[1], trainer))
+                self._callbacks[listener[0]].append(None)
+
+    @property
+    def to_come(self) -> list[Callback]:
+        """The callbacks that have not been called yet in the event that is being fired."""
+        return [one for one in self._callbacks.get(self.now, [])[self._called :] if one is not None]
 
     def calls(self, event: str) -> Callable[[], Any] | None:
         """One function that calls all listeners of `event`; None without any."""
-        calls = self._calls[event]
-        if not calls:
-            return None
-        return calls[0] if len(calls) == 1 else partial(_call_all, calls)
+        return partial(self.fire, event) if self._calls[event] else None
 
     def fire(self, event: str) -> None:
         """Calls the listeners of `event`."""
-        _call_all(self._calls[event])
+        outer, self.now = (self.now, self._called), event
+        try:
+            for called, call in enumerate(self._calls[event], 1):
+                self._called = called
+                call()
+        finally:
+            self.now, self._called = outer
 
     def fire_each(self, event: str) -> list[BaseException]:
         """Calls every listener of `event`, whatever the others raise, and returns what they raised."""
-        self.raised = []
-        for call in self._calls[event]:
+        self.raised, self.now = [], event
+        for called, call in enumerate(self._calls[event], 1):
+            self._called = called
             try:
                 call()
             except BaseException as error:
                 self.raised.append(error)
+        self.now, self._called = "", 0
         return self.raised
-
-
-def _call_all(calls: list[Callable[[], Any]]) -> None:
-    for call in calls:
-        call()
 
 
 def check_callbacks(callbacks: Any) -> list[Callback]:

@@ -11,12 +11,13 @@ import torch
 
 from ignition import distributed, loop, rng
 from ignition.arguments import check_batch_axis, check_evaluation, check_idle, check_not_empty
+from ignition.callbacks.base import Callback
 from ignition.callbacks.checkpointing import Checkpoint
 from ignition.callbacks.schedules import bind_schedules
 from ignition.captured import warn_of_captured
 from ignition.codec import encode
 from ignition.data import batch_weight, items_of, iterate, sure_length
-from ignition.errors import ArgumentError, CheckpointError
+from ignition.errors import ArgumentError, CheckpointError, warn
 from ignition.events import Events, check_callbacks
 from ignition.goal import Goal, check_goal
 from ignition.parting import check_alike, raised_alike, together
@@ -112,6 +113,7 @@ def _fit(
         )
         if saver is not None:
             training.unused_gradients.watch()
+        training.goal = goal
         loop.fit(training, goal)
         training.fit["ended"] = True
     except BaseException:
@@ -137,6 +139,13 @@ def save(training: Training, path: str | os.PathLike[str]) -> None:
     check_alike("save")
     if not training.epoch_is_read:
         training.epoch_start.warn_if_lost(training.trainer.train_loader)
+    unfinished = _unfinished(training) if training.is_fitting else None
+    if unfinished is not None:
+        warn(
+            f"the checkpoint {os.fspath(path)} is from {unfinished}: a training that goes on from it is not exactly "
+            "the one that goes on here. Save in on_record or on_epoch_end, from a function of trainer.on, or have a "
+            "Checkpoint do it"
+        )
     # Not copied: nothing changes meanwhile.
     content = capture(training, lambda file, tensors: {name: one.cpu() for name, one in tensors.items()})
     if content is not None:
@@ -156,6 +165,25 @@ def load(trainer: Trainer[Any], path: str | os.PathLike[str]) -> None:
     training.fit |= {"number": max(number, training.fit["number"]), "ended": True}
     for callback in trainer.callbacks:  # the averages that it keeps are there at once
         callback.prepare(trainer)
+
+
+def _unfinished(training: Training) -> str | None:
+    """What is being done in a fit that a checkpoint taken now would leave half done; None between two steps."""
+    event, goal, step = training.events.now, training.goal, training.position.step
+    if event == "exception" or (event == "train_end" and training.trainer.exception is not None):
+        return None if training.ended_in_order else f"on_{event}, after an error inside a step"
+    if event == "step_end" and goal is not None and goal.evaluates_at(step):
+        return f"on_step_end of step {step}, before the record that is due after it"
+    if event == "eval_end" and training.pending is not None:
+        return "on_eval_end, before the record of that evaluation"
+    if event == "batch_begin" and training.window is not None and training.window.is_open:
+        return "on_batch_begin in the middle of a step of several batches"
+    if event in ("", "batch_end"):
+        return f"{f'on_{event}' if event else 'a function of the loop'}, in the middle of a step or an evaluation"
+    waiting = [one for one in training.events.to_come if type(one).state_dict is not Callback.state_dict]
+    if waiting:
+        return f"on_{event} before that of {waiting[0]!r}, which changes what it keeps"
+    return None
 
 
 def begin_with(trainer: Trainer[Any], loader: Any) -> None:

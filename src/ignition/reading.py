@@ -146,7 +146,13 @@ def size_of(loader: Any) -> list[int | None] | None:
 
 
 def check_ordered(loader: Any) -> None:
-    """Raises BatchError if the batches of a loader have no order over many processes, as predictions need one."""
+    """Raises BatchError if the batches of a loader have no order, as predictions need one."""
+    if getattr(loader, "in_order", True) is False and loader.num_workers > 0:
+        raise BatchError(
+            "predictions are asked for a DataLoader with in_order=False, whose batches come as its workers make them",
+            expected="batches in the order of the data, as the predictions are to be",
+            fix="make that loader without in_order=False",
+        )
     if distributed.world_size() > 1 and is_stream(loader):
         raise BatchError(
             f"predictions are asked for a stream that {distributed.world_size()} processes read, each its own part",

@@ -1,35 +1,28 @@
 """What a user's samplers remember from epoch to epoch: a count, samples left over, an order shuffled in place.
 
-With the seed alone such a sampler would begin anew after a resume.
+With the seed alone such a sampler would begin anew after a resume; and so would a loader with an iteration of its own.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    DistributedSampler,
-    RandomSampler,
-    Sampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
-)
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, TensorDataset
 
 from ignition.codec import decode, encode
 from ignition.errors import CheckpointError, warn
+from ignition.keyed import iterates_in_own_way
+from ignition.shards import TORCH_SAMPLERS
 from ignition.types import Stateful
 
 __all__ = ["SamplerMemory", "own_samplers"]
 
-_WITHOUT = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
 _PLAIN = (type(None), bool, int, float, str, bytes, list, tuple, dict, set, frozenset, deque, Tensor, np.ndarray)
 _SMALL = {type(None), bool, int, float, str}
 _MANY, _LARGE = 1000, 2**26  # items that are not small, and bytes: with more, an attribute holds data
@@ -39,15 +32,17 @@ _Kept = tuple[Any, dict[str, Tensor]]
 
 
 def own_samplers(loader: Any) -> dict[str, Any]:
-    """The samplers of a DataLoader that are none of torch's own, by the way to them."""
+    """The samplers of a DataLoader that are none of torch's own, by the way to them; and itself, if so is its way."""
     if not isinstance(loader, DataLoader):
         return {}
-    return dict(_samplers_in("sampler", loader.sampler if loader.batch_sampler is None else loader.batch_sampler))
+    itself = {"loader": loader} if iterates_in_own_way(loader) and not isinstance(loader, Stateful) else {}
+    sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    return itself | dict(_samplers_in("sampler", sampler))
 
 
 def _samplers_in(path: str, sampler: Any) -> Iterator[tuple[str, Any]]:
     own = getattr(sampler, "__dict__", None)
-    if type(sampler) in _WITHOUT or own is None:
+    if type(sampler) in TORCH_SAMPLERS or own is None:
         return
     if type(sampler) is not BatchSampler:
         yield path, sampler
@@ -123,13 +118,13 @@ class SamplerMemory:
     def warn_of_iterators(self) -> None:
         """Warns once of an iterator that a sampler keeps, and no checkpoint can hold."""
         for sampler in () if self._warned else self._samplers.values():
-            kept = [] if isinstance(sampler, Stateful) else list(vars(sampler).items())
+            kept = [] if isinstance(sampler, Stateful) else _attributes(sampler)
             for name in [name for name, one in kept if isinstance(one, Iterator)][:1]:
                 self._warned = True
                 warn(
                     f"the train loader's {type(sampler).__name__} keeps an iterator, {name!r}, which a checkpoint "
-                    "cannot hold: if it goes on from epoch to epoch, the order after a resume is another. Give the "
-                    "sampler state_dict() and load_state_dict(state)"
+                    "cannot hold: if it goes on from epoch to epoch, the order after a resume is another. Give its "
+                    "class state_dict() and load_state_dict(state)"
                 )
 
 
@@ -137,10 +132,22 @@ def _remembered(path: str, sampler: Any) -> Iterator[tuple[str, _Kept]]:
     if isinstance(sampler, Stateful):
         yield "", _encoded(sampler.state_dict(), f"order.{path}")
         return
-    for name, value in list(vars(sampler).items()):
+    for name, value in _attributes(sampler):
         kept = _kept(value, f"order.{path}.{name}") if isinstance(value, _PLAIN) else None
         if kept is not None:
             yield name, kept
+
+
+def _attributes(sampler: Any) -> list[tuple[str, Any]]:
+    """The attributes of a sampler, or of a loader; not those that torch gives every loader."""
+    of_torch = _of_every_loader() if isinstance(sampler, DataLoader) else ()
+    return [(name, value) for name, value in vars(sampler).items() if name not in of_torch]
+
+
+@cache
+def _of_every_loader() -> frozenset[str]:
+    nothing: Dataset[Any] = TensorDataset()
+    return frozenset(vars(DataLoader(nothing)))
 
 
 def _kept(value: Any, place: str) -> _Kept | None:

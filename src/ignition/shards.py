@@ -20,6 +20,7 @@ from torch.utils.data import (
 )
 
 __all__ = [
+    "TORCH_SAMPLERS",
     "WHOLE",
     "Borrowed",
     "Fill",
@@ -32,6 +33,9 @@ __all__ = [
     "drops_last",
     "portions_in",
 ]
+
+TORCH_SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
+"""Those of torch: they remember nothing of an epoch, and give as many indices as they say."""
 
 Fill = Literal["none", "borrow", "split"]
 """What becomes of a last round with fewer batches than processes.
@@ -118,7 +122,7 @@ def are_numbered(order: Any) -> bool:
     inner: Any = order.sampler if type(order) is BatchSampler else None
     if type(inner) is RandomSampler:
         return not inner.replacement and inner.num_samples <= len(inner.data_source)
-    return type(inner) in (SequentialSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
+    return type(inner) in TORCH_SAMPLERS
 
 
 def batches_in(samples: int, size: int, drop_last: bool) -> int:

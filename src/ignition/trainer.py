@@ -297,7 +297,7 @@ class Trainer(Generic[Model]):
         """Writes a checkpoint as `ignition.callbacks.Checkpoint` does, to a folder of its own; all processes call it.
 
         Args:
-            path: The folder. One that is there is replaced once the new one is whole.
+            path: The folder; one that is there is replaced by the whole new one. In the middle of a step this warns.
 
         Raises:
             CheckpointError: If models, callbacks, `hyper` or ``trainer.state`` have what a checkpoint cannot hold.

@@ -85,6 +85,7 @@ class Training:
         self.open_pass: Pass | None = None
         self.evaluating: Pass | None = None
         self.pending: dict[str, Any] | None = None
+        self.goal: Goal | None = None  # of the fit that is running
         self.fit: dict[str, Any] = {"number": 0}
         self.folders: dict[str, Any] = {}  # the Checkpoint that wrote there last, by folder
         self.advisor, self.unused_gradients = Advisor(), UnusedGradients(self)

@@ -147,6 +147,11 @@ class Window:
         position.skipped += self.skipped and not self.updated
         return True
 
+    @property
+    def is_open(self) -> bool:
+        """Whether batches have been gathered whose step is still to come."""
+        return self._index > 0
+
     def close(self, position: Position) -> bool:
         """Takes the steps of a window in whose middle the loader has ended; False where none is open."""
         if self._index == 0:

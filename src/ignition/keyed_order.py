@@ -1,0 +1,224 @@
+"""The order of an epoch's samples, drawn from a seed: in the place of a DataLoader's sampler or batch sampler."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from ignition.errors import ArgumentError
+from ignition.generators import generators_of, reseed
+from ignition.rng import key_of, keyed_blocks
+from ignition.shards import WHOLE, Fill, Numbered, Shard, batches_in, deal, drops_last, portions_in
+
+__all__ = ["KeyedIndices", "KeyedOrder", "batches_left", "drawn_under", "unsharded"]
+
+
+class KeyedIndices(NamedTuple):
+    """What the sampler hands to a worker: which samples, and the key of their randomness."""
+
+    key: int
+    indices: Any
+
+
+class _Place(NamedTuple):
+    """Which batches of an epoch are to be read, and how."""
+
+    sampler: Any
+    epoch: int
+    start: int
+    shard: Shard
+    fill: Fill
+    shift: int
+    borrowed: set[int]  # the numbers, among those read, of the batches that are borrowed; known when they are asked for
+
+
+class KeyedOrder:
+    """In the place of a loader's (batch) sampler: yields what it would, in the order of an epoch, with keys."""
+
+    def __init__(self, loader: DataLoader[Any], seed: int, purpose: str) -> None:
+        batched = loader.batch_sampler is not None
+        self._sampler: Any = loader.batch_sampler if batched else loader.sampler
+        self._of_all: Any = None
+        self._makes_lists = batched or isinstance(self._sampler, BatchSampler)
+        self._drop_last = drops_last(loader)
+        self._seed = seed
+        self._purpose = purpose
+        self.place(1)
+
+    def place(
+        self,
+        epoch: int,
+        start: int = 0,
+        shard: Shard = WHOLE,
+        fill: Fill = "none",
+        of_all: bool = False,
+        shift: int = 0,
+    ) -> set[int]:
+        """Sets what the next iteration yields; `of_all` is whether a sampler's own sharding is passed by.
+
+        Returns:
+            Where the numbers of the iteration's borrowed batches are noted, each before the batch can be made.
+        """
+        sampler = self._sampler
+        if of_all or shard.size > 1:
+            if self._of_all is None:  # kept, since a sampler may learn from epoch to epoch
+                self._of_all = unsharded(sampler)
+            sampler = self._of_all
+        self._place = _Place(sampler, epoch, start, shard, fill, shift, set())
+        return self._place.borrowed
+
+    def __len__(self) -> int:
+        sampler, _, start, shard, fill, shift, _ = self._place
+        length = batches_left(sampler, shift) if shift else len(sampler)
+        return portions_in(max(0, length - start), shard, fill, self._drop_last)
+
+    def __iter__(self) -> Iterator[KeyedIndices]:
+        # The place is read now and not at the first batch: by then another iteration may have set its own.
+        return self._from(self._place)
+
+    def _from(self, this: _Place) -> Iterator[KeyedIndices]:
+        epoch, start = this.epoch, this.start
+        order = _reseeded(this.sampler, epoch, key_of(self._seed, self._purpose, "order", epoch))
+        if this.shard.size == 1 and not this.shift:
+            for place, indices in islice(enumerate(order), start, None):
+                yield KeyedIndices(self._key(epoch, place), indices)
+            return
+        batches = Numbered.of(order, this.shift)
+        if batches is None:
+            join: Callable[[list[Any]], list[Any] | None] | None = _joined if self._makes_lists else None
+            items: Iterable[Any] = islice(order, start, None)
+        else:
+            join, items = batches.joined, range(start, len(batches))
+        portions = deal(items, start, this.shard, this.fill, self._drop_last, join)
+        for number, (place, indices, borrowed) in enumerate(portions):
+            if borrowed:
+                this.borrowed.add(number)
+            if batches is not None and isinstance(indices, int):  # a batch's number, where it is no part of a round
+                indices = batches[indices]
+            yield KeyedIndices(self._key(epoch, place), indices)
+
+    def _key(self, epoch: int, place: int) -> int:
+        return key_of(self._seed, self._purpose, "batch", epoch, place)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_sampler":
+            raise AttributeError(name)
+        return getattr(self._sampler, name)
+
+
+def _joined(batches: list[Any]) -> list[Any] | None:
+    """The indices of some batches, one after the other; None if a batch is anything but a list of them."""
+    if not all(isinstance(batch, list) for batch in batches):
+        return None
+    return [index for batch in batches for index in batch]
+
+
+def batches_left(sampler: Any, shift: int) -> int:
+    """How many batches a batch sampler makes of all of its samples but the first `shift`."""
+    return batches_in(max(0, len(sampler.sampler) - shift), sampler.batch_size, sampler.drop_last)
+
+
+def unsharded(sampler: Any) -> Any:
+    """A (batch) sampler that reads what `sampler` does for all processes; `sampler` itself if it has no own sharding.
+
+    Raises:
+        ArgumentError: If it shards in a way of its own, which cannot be undone.
+    """
+    changed: Any
+    if isinstance(sampler, DistributedSampler):
+        changed = copy.copy(sampler)
+        changed.num_replicas, changed.rank = 1, 0
+        changed.num_samples = changed.total_size = len(sampler.dataset)  # type: ignore[arg-type]
+        return changed
+    if getattr(sampler, "num_replicas", 1) != 1:
+        raise ArgumentError(
+            f"the loader's {type(sampler).__name__} has num_replicas={sampler.num_replicas}: it picks the part of one "
+            "process by itself, of which each process would read a part again",
+            expected="a sampler for all samples, of which each process is given its part, or a DistributedSampler",
+            fix="make it with num_replicas=1 and rank=0, or leave it out",
+        )
+    inner = getattr(sampler, "sampler", None)
+    whole = None if inner is None else unsharded(inner)
+    if whole is inner:
+        return sampler
+    changed = copy.copy(sampler)
+    changed.sampler = whole
+    return changed
+
+
+def _reseeded(sampler: Any, epoch: int, key: int) -> Iterable[Any]:
+    """What `sampler` yields in an epoch when all that it draws comes from `key`."""
+    own: Iterable[Any] | None = _own_copy(sampler, epoch, key)
+    if own is not None:
+        return own
+    for one in _with_inner(sampler):
+        if hasattr(one, "set_epoch"):
+            one.set_epoch(epoch - 1)  # 0-based, as torch's DistributedSampler counts
+    return drawn_under(sampler, key)
+
+
+def _own_copy(sampler: Any, epoch: int, key: int) -> Any:
+    """A copy of one of torch's own samplers that follows the key, or None where it is none of those."""
+    kind = type(sampler)
+    if kind is SequentialSampler:
+        return sampler
+    changed = copy.copy(sampler)
+    if kind in (RandomSampler, SubsetRandomSampler, WeightedRandomSampler):
+        changed.generator = torch.Generator().manual_seed(key)
+        return changed
+    if kind is DistributedSampler:
+        changed.set_epoch(epoch - 1)  # it has a seed of its own
+        return changed
+    if kind is BatchSampler:
+        changed.sampler = _own_copy(sampler.sampler, epoch, key)
+        return None if changed.sampler is None else changed
+    return None
+
+
+def _with_inner(sampler: Any) -> list[Any]:
+    """A sampler, and the one that it puts into batches."""
+    return [sampler, *([sampler.sampler] if hasattr(sampler, "sampler") else [])]
+
+
+def drawn_under(
+    sampler: Iterable[Any], key: int, within: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Iterator[Any]:
+    """Yields from a sampler (or loader) of the user's, which may draw from any generator whenever it is asked.
+
+    Args:
+        sampler: The user's.
+        key: What all that it draws follows.
+        within: Makes the ``with`` block in which it is asked.
+    """
+    iterator: Iterator[Any] | None = None
+    theirs = [getattr(one, "generator", None) for one in _with_inner(sampler)]
+    generators = [generator for generator in theirs if isinstance(generator, torch.Generator)]
+    for generator in generators_of(sampler):  # others that it keeps would go on from epoch to epoch
+        if not any(generator is one for one in generators):
+            reseed(generator, key)
+    # Each item in a block of its own: the sampler may be half-way when the generators are needed elsewhere. And each
+    # goes on where the last one ended, so that the order is the same for every batch size.
+    block = keyed_blocks(key, generators)
+    while True:
+        with block(), within():
+            if iterator is None:
+                iterator = iter(sampler)
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item
