@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch import Tensor
 from ignition.errors import CheckpointError
 
 __all__ = ["Writer"]
+
+_FORM = attrgetter("shape", "dtype")
+_Form = tuple[str, tuple[torch.Size, torch.dtype]]  # a tensor's name, and its form
 
 
 class Writer:
@@ -32,21 +36,20 @@ class Writer:
         self._pool: ThreadPoolExecutor | None = None
         self._done: threading.Event | None = None
         self._failure: BaseException | None = None
-        self._copies: dict[str, dict[str, Tensor]] = {}
+        self._copies: dict[str, tuple[list[_Form], list[Tensor]]] = {}  # of each group
 
     def copy(self, group: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Copies on the CPU; their memory is used again for the next copies of that group."""
-        before, copies = self._copies.get(group, {}), {}
-        for name, tensor in tensors.items():
-            kept = before.get(name)
-            if kept is None or kept.shape != tensor.shape or kept.dtype is not tensor.dtype:
-                kept = torch.empty(tensor.shape, dtype=tensor.dtype)
-            copies[name] = kept
+        forms = [*zip(tensors, map(_FORM, tensors.values()), strict=True)]
+        before, copies = self._copies.get(group, ([], []))
+        if forms != before:
+            kept = dict(zip(before, copies, strict=True))
+            copies = [kept[form] if form in kept else torch.empty(form[1][0], dtype=form[1][1]) for form in forms]
+            self._copies[group] = forms, copies
         if copies:
             with torch.no_grad():  # a buffer may have a graph
-                torch._foreach_copy_(list(copies.values()), list(tensors.values()))  # waits for an accelerator
-        self._copies[group] = copies
-        return copies
+                torch._foreach_copy_(copies, [*tensors.values()])  # waits for an accelerator
+        return dict(zip(tensors, copies, strict=True))
 
     def start(self, job: Callable[[], None], wake: Callable[[], None]) -> None:
         """Runs `job`; calls `wake` if it fails."""

@@ -64,13 +64,19 @@ def plain_copy(value: Any, tensors: dict[int, Tensor]) -> Any:
         TypeError: If there is anything in it but tensors, none of them trained, and what nobody can change.
     """
     kind = type(value)
+    if kind is dict and {*map(type, value)} <= _CONSTANT:
+        copied = value.copy()
+        for key, item in value.items():  # most hold tensors and numbers, for which a call each would take too long
+            if type(item) is Tensor and not item.requires_grad:
+                tensors[id(item)] = item
+            elif type(item) not in _CONSTANT:
+                copied[key] = plain_copy(item, tensors)
+        return copied
     if kind is Tensor and not value.requires_grad:
         tensors[id(value)] = value
         return value
     if kind in _CONSTANT:
         return value
-    if kind is dict and {*map(type, value)} <= _CONSTANT:
-        return {key: plain_copy(item, tensors) for key, item in value.items()}
     if kind is list or kind is tuple:
         return kind([plain_copy(item, tensors) for item in value])
     raise TypeError(f"{kind.__name__} is no plain value")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -20,18 +21,19 @@ from ignition.errors import CheckpointError
 from ignition.structure import key_in, named
 
 __all__ = [
+    "are_usual",
     "check_data",
     "check_model",
     "check_place",
     "check_tensor",
     "checked_optimizers",
     "data_size",
-    "is_usual",
 ]
 
 # Types of several elements to a byte.
 _PACKED = {value for name, value in vars(torch).items() if re.fullmatch(r"u?int[1-7]|bits\w+", name)}
-_USUAL = (Tensor, nn.Parameter)
+_USUAL = {Tensor, nn.Parameter}
+_FORM = attrgetter("layout", "dtype", "is_meta")
 _WHOLE = {torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.bool, torch.uint8}
 
 
@@ -48,14 +50,17 @@ def data_size(loader: Any) -> dict[str, int | None]:
     }
 
 
-def is_usual(tensor: Tensor) -> bool:
-    """Whether a checkpoint can hold a tensor, for all that can be told at once: the training waits."""
-    return type(tensor) in _USUAL and tensor.layout is torch.strided and tensor.dtype in _WHOLE and not tensor.is_meta
+def are_usual(tensors: Collection[Tensor]) -> bool:
+    """Whether a checkpoint can hold tensors, for all that can be told at once: the training waits."""
+    if not {*map(type, tensors)} <= _USUAL:
+        return False
+    forms = {*map(_FORM, tensors)}  # of many tensors few
+    return all(layout is torch.strided and dtype in _WHOLE and not is_meta for layout, dtype, is_meta in forms)
 
 
 def check_tensor(name: str, tensor: Tensor) -> None:
     """Raises CheckpointError if a checkpoint cannot hold a tensor."""
-    if is_usual(tensor):
+    if are_usual((tensor,)):
         return
     problem = None
     if is_lazy(tensor):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ignition.checkpoint import Content
 from ignition.codec import encode, plain_copy
-from ignition.matching import check_tensor, is_usual
+from ignition.matching import are_usual, check_tensor
 from ignition.state_values import is_count, is_number, malformed
 from ignition.structure import suffix
 
@@ -68,7 +68,7 @@ class SavedOptimizers:
         self._plain: dict[int, Tensor] = {}
         try:
             self._states = plain_copy(states, self._plain)
-            can_wait = not is_sharded and all(map(is_usual, self._plain.values()))
+            can_wait = not is_sharded and are_usual(self._plain.values())
         except (TypeError, RecursionError):
             can_wait = False
         self.tensors = {str(place): tensor for place, tensor in enumerate(self._plain.values())}
