@@ -233,6 +233,17 @@ def test_a_file_that_is_missing_or_no_file_is_refused(written, file):
     refused(written, file)
 
 
+@pytest.mark.fault("a pipe or a device in the place of a file", "Message 1, no Hang")
+@pytest.mark.parametrize("file", FILES)
+def test_what_would_be_read_for_ever_is_refused(written, file):
+    (written / file).unlink()
+    os.mkfifo(written / file)
+    assert "no regular file" in refused(written, file)
+    (written / file).unlink()
+    (written / file).symlink_to("/dev/zero")
+    assert "no regular file" in refused(written, file)
+
+
 def test_a_checkpoint_that_is_not_there_is_said_so(tmp_path):
     with pytest.raises(CheckpointError, match=r"(?s)there is no checkpoint .*nowhere.*to do: "):
         read(tmp_path / "nowhere")
@@ -699,6 +710,7 @@ DAMAGES = {
     "flipped": lambda path, other: path.write_bytes(bytes([*path.read_bytes()[:-9], 7, *path.read_bytes()[-8:]])),
     "of another step": lambda path, other: shutil.copy(other, path),
     "missing": lambda path, other: path.unlink(),
+    "a pipe": lambda path, other: (path.unlink(), os.mkfifo(path)),
     "a pickle": lambda path, other: path.write_bytes(pickle.dumps(Evil(path.parent / "sentinel"))),
 }
 

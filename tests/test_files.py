@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ignition.files import write_text, write_whole
+from ignition.files import open_regular, write_text, write_whole
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError("no"), OSError("gone")])
@@ -78,3 +78,17 @@ def test_a_link_stays_a_link(tmp_path):
     write_text(link, lambda file: file.write("new"))
     assert link.is_symlink()
     assert path.read_text() == "new"
+
+
+def test_only_what_is_a_file_is_opened_to_be_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"whole")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("file")
+    for name in ("file", "link"):
+        with open_regular(tmp_path / name) as file:
+            assert file.read() == b"whole"
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(OSError, match="no regular file"):
+            open_regular(path)
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "none")

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ignition.errors import CheckpointError
-from ignition.files import flush_folder
+from ignition.files import flush_folder, open_regular
 
 if TYPE_CHECKING:
     from ignition.dtensors import Part
@@ -257,7 +257,8 @@ def _recover(path: Path) -> None:
 
 def _read_state(path: Path) -> dict[str, Any]:
     try:
-        body = json.loads((path / _STATE).read_bytes())
+        with open_regular(path / _STATE) as file:
+            body = json.loads(file.read())
     except OSError as error:
         raise broken(path, f"{_STATE} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
@@ -287,7 +288,8 @@ def _read_tensors(path: Path, checksum: Any, foreign: Any) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
     except OSError as error:
         raise broken(path.parent, f"{path.name} cannot be read ({error.strerror})") from error
     if _checksum(data) != checksum:

@@ -1,15 +1,18 @@
-"""Files that are whole or not there: written beside, flushed, renamed."""
+"""Files that are whole or not there: written beside, flushed, renamed; and read only where they are files."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import TextIO
 
-__all__ = ["flush_folder", "write_text", "write_whole"]
+__all__ = ["flush_folder", "open_regular", "write_text", "write_whole"]
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
@@ -59,6 +62,22 @@ def write_text(path: str | os.PathLike[str], write: Callable[[TextIO], object]) 
             write(file)
 
     write_whole(path, write_open)
+
+
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
+    """A file opened for reading, if it is one with an end: a pipe or a device in its place would be read for ever.
+
+    Raises:
+        OSError: If it cannot be opened, or is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def flush_folder(folder: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ignition import sharded_checkpoint
 from ignition.arguments import check_model
 from ignition.errors import ArgumentError, CheckpointError
+from ignition.files import open_regular
 from ignition.structure import named
 
 __all__ = ["LoadedWeights", "load_weights"]
@@ -116,11 +117,12 @@ def _read(path: Path) -> dict[str, Tensor]:
             fix="rename the file if it is one of these, such as a .pth that torch.save wrote",
         )
     try:
-        if path.suffix == ".pt":
-            return _flat(torch.load(path, map_location="cpu", weights_only=True))
-        from safetensors.torch import load
+        with open_regular(path) as file:
+            if path.suffix == ".pt":
+                return _flat(torch.load(file, map_location="cpu", weights_only=True))
+            from safetensors.torch import load
 
-        return load(path.read_bytes())
+            return load(file.read())
     except Exception as error:  # whatever a reader raises of a file that is not what its name says
         raise CheckpointError(
             f"{path} cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}",

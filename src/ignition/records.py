@@ -9,12 +9,12 @@ import math
 import numbers
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeAlias
 
 import torch
 
 from ignition.errors import ArgumentError, MetricError
+from ignition.files import open_regular
 
 __all__ = [
     "Scalar",
@@ -228,7 +228,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         OSError: The file cannot be read.
     """
     try:
-        return json.loads(Path(path).read_bytes(), parse_constant=_refuse_constant)
+        with open_regular(path) as file:
+            return json.loads(file.read(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ArgumentError(
             f"{os.fspath(path)} is no JSON: {error}",

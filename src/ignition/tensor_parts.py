@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ignition.checkpoint import broken, checksums_of, serialised, write_file
 from ignition.errors import CheckpointError
+from ignition.files import open_regular
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -178,7 +179,7 @@ class Parts:
 
         path = self._folder / file["name"]
         try:
-            with path.open("rb") as opened:
+            with open_regular(path) as opened:
                 checksum = hashlib.file_digest(opened, "sha256").hexdigest()
         except OSError as error:
             raise broken(self._folder, f"{path.name} cannot be read ({error.strerror})") from error
