@@ -130,3 +130,45 @@ def test_a_value_that_is_set_is_a_copy():
     assert "mean" in model.state_dict()
     fit_buffers(model, {}, {"mean"})
     assert model.mean is None
+
+
+def lazy_build(folder, kill=None, optimizer=torch.optim.Adam):
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.LazyLinear(5), nn.LazyBatchNorm1d(), nn.Dropout(0.2), nn.LazyLinear(2))
+    optimizer, steps = optimizer(model.parameters(), lr=0.02), []
+
+    def train_fn(model, x, y):
+        steps.append(1)
+        if len(steps) == kill:
+            raise Killed
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimize(loss, optimizer)
+        return {"loss": loss}
+
+    generator = torch.Generator().manual_seed(1)
+    batches = [(torch.randn(4, 3, generator=generator), torch.tensor([0, 1, 1, 0])) for _ in range(3)]
+    trainer = Trainer(model, optimizer, train_fn, batches, device="cpu", progress=False)
+    trainer.callbacks = [Checkpoint(folder, every=1, keep=100)]
+    return trainer
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD, torch.optim.Adafactor])
+@pytest.mark.parametrize("kill", [1, 2, 5])
+def test_lazy_modules_get_their_shapes_from_the_checkpoint(kill, optimizer, tmp_path):
+    whole = lazy_build(tmp_path / "whole", optimizer=optimizer)
+    whole.fit(epochs=2, resume=True)
+    with pytest.raises(Killed):
+        lazy_build(tmp_path / "a", kill, optimizer).fit(epochs=2, resume=True)
+    again = lazy_build(tmp_path / "a", optimizer=optimizer)
+    again.fit(epochs=2, resume=True)
+    assert not differences(again, fingerprint(whole))
+
+
+def test_lazy_modules_of_other_shapes_are_refused(tmp_path):
+    lazy_build(tmp_path / "a").fit(epochs=1)
+    other = lazy_build(tmp_path / "a")
+    other.model.load_state_dict(nn.Sequential(
+        nn.Linear(7, 5), nn.BatchNorm1d(5), nn.Dropout(), nn.Linear(5, 2)
+    ).state_dict())  # fmt: skip
+    with pytest.raises(CheckpointError, match=r"0.weight \(5, 3\) instead of \(5, 7\)"):
+        other.fit(epochs=2, resume=True)

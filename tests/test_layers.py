@@ -21,11 +21,11 @@ ORDER = """
     batch_norm gradient_sync window optimize duration transfer
     memory metric_objects means metrics tensor_loader data reading processes signature modes notes optimizers
     capturable granted side_effects step_graphs predictions
-    ranking plots figures records markup history notebook progress weights lr_finder
+    ranking plots figures records markup history notebook progress buffers weights averages lr_finder
     report arguments goal passes loader_place loader_advice
     gathered_metrics in_place codec sampler_memory epoch_start
     checkpoint state_values tensor_parts sharded_checkpoint pretrained checkpoint_folder lock signals background
-    buffers callbacks.base matching optimizer_states process_state rollback snapshot callbacks.lr_schedule
+    callbacks.base matching optimizer_states process_state rollback snapshot callbacks.lr_schedule
     callbacks.schedule callbacks.warmup callbacks.schedules callbacks.saving callbacks.stopping callbacks.averaging
     callbacks.display callbacks.logging callbacks.profiling callbacks.tracking callbacks.tensorboard_folder
     callbacks.mlflow_run callbacks.wandb_file callbacks.wandb_run callbacks.pruning callbacks.checkpointing

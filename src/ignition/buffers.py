@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ignition.structure import key_in
 
-__all__ = ["fit_buffers", "is_unset", "load_transient_buffers"]
+__all__ = ["copy_buffers", "fit_buffers", "is_unset", "load_transient_buffers"]
 
 
 def is_unset(module: nn.Module, key: str) -> bool:
@@ -39,6 +39,18 @@ def fit_buffers(module: nn.Module, state: Mapping[str, Any], unset: Collection[s
                 part._buffers[leaf] = None
             elif buffer is None and isinstance(state.get(key), Tensor):
                 part._buffers[leaf] = state[key].to(None if near is None else near.device, copy=True)
+
+
+@torch.no_grad()
+def copy_buffers(module: nn.Module, source: nn.Module) -> None:
+    """Gives a copy of a module the buffers that the module has now, those that it has set or grown since too."""
+    for mine, theirs in zip(module.modules(), source.modules(), strict=True):
+        for leaf, buffer in theirs._buffers.items():
+            kept = mine._buffers.get(leaf)
+            if buffer is not None and kept is not None and kept.shape == buffer.shape:
+                kept.copy_(buffer)
+            else:
+                mine._buffers[leaf] = None if buffer is None else buffer.detach().clone()
 
 
 def load_transient_buffers(module: nn.Module, name: str, others: Mapping[str, Tensor]) -> None:

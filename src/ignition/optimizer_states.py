@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -82,7 +83,9 @@ class SavedOptimizers:
         content.tensors["optimizer"] = {name: copies[id(tensor)] for name, tensor in tensors.items()}
 
 
-def check_optimizer_state(optimizer: Any, state: Any, name: str, source: str) -> None:
+def check_optimizer_state(
+    optimizer: Any, state: Any, name: str, source: str, to_be: Mapping[Any, Tensor] = MappingProxyType({})
+) -> None:
     """Checks that `load_state_dict` of an optimizer can take a state, and that its next step can use it.
 
     What is in the state of a parameter is known of torch's own optimizers; of others their groups alone are looked at.
@@ -92,6 +95,7 @@ def check_optimizer_state(optimizer: Any, state: Any, name: str, source: str) ->
         state: What it is to take.
         name: Its name in the Trainer.
         source: The checkpoint, for messages.
+        to_be: For each lazy parameter, which has no shape yet, the one that it will become.
 
     Raises:
         CheckpointError: If something is missing, or of another kind or shape.
@@ -108,7 +112,7 @@ def check_optimizer_state(optimizer: Any, state: Any, name: str, source: str) ->
         if not isinstance(saved, dict) or saved.get("params") != numbers[index]:
             raise malformed(source, f"{where}.params", saved, f"the numbers of its parameters: {numbers[index]}")
         _check_options(group, saved, optimizer.defaults, where, source)
-    parameters = [(one, group) for group in optimizer.param_groups for one in group["params"]]
+    parameters = [(to_be.get(one, one), group) for group in optimizer.param_groups for one in group["params"]]
     groups = [saved for saved in state["param_groups"] for _ in saved["params"]]
     for key, entries in state["state"].items():
         where = f"{place}.state.{key}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ignition import distributed
 from ignition.buffers import fit_buffers, is_unset, load_transient_buffers
@@ -189,8 +190,10 @@ def _checked(training: Training, content: Content, source: str) -> list[tuple[st
     check_state(state, source)
     check_model(trainer.model, content, source)
     optimizers = checked_optimizers(trainer.optimizer, content, source)
+    saved = content.tensors.get("model", {})
+    to_be = {one: saved[name] for name, one in _parameters(trainer.model) if is_lazy(one) and name in saved}
     for name, one in named(trainer.optimizer).items():
-        check_optimizer_state(one, optimizers[name], name, source)
+        check_optimizer_state(one, optimizers[name], name, source, to_be)
     part = own_part(state, source)
     check_data(trainer.train_loader, state, source)
     check_place(trainer.train_loader, state, source)
@@ -212,7 +215,7 @@ def _checked(training: Training, content: Content, source: str) -> list[tuple[st
     check_decoded(pending, means, scales, loader, generators, named(trainer.optimizer), source)
     check_order(order, source)
     training.epoch_start.check(trainer.train_loader, order, source)
-    _check_names(trainer.model, state, metrics, others, source)
+    _check_names(trainer.model, state, metrics, others, source, to_be)
     trained, frozen, gradients = state["trained"], set(state["frozen"]), set(state["gradients"])
     with telling_of("history", source):
         type(trainer.history)().load_state_dict(state["history"])  # raises where it is none
@@ -258,7 +261,12 @@ def _checked(training: Training, content: Content, source: str) -> list[tuple[st
 
 
 def _check_names(
-    models: Any, state: Mapping[str, Any], metrics: Any, others: Mapping[str, Tensor], source: str
+    models: Any,
+    state: Mapping[str, Any],
+    metrics: Any,
+    others: Mapping[str, Tensor],
+    source: str,
+    to_be: Mapping[Any, Tensor],
 ) -> None:
     """That what is kept by the names of parts of the models is that of parts which are there, and of their shape."""
     here, _, parameters, _, _ = _parts_of(models)
@@ -267,7 +275,8 @@ def _check_names(
     check_names(state["gradients"], parameters, "gradients", source)
     check_names(state["frozen"], [name for name, _ in _modules(models)], "frozen", source)
     for name in state["gradients"]:
-        check_gradient(name, others.get(f"gradient.{name}"), parameters[name], source)
+        parameter = parameters[name]
+        check_gradient(name, others.get(f"gradient.{name}"), to_be.get(parameter, parameter), source)
     extra = {
         key_in(name, key)
         for name, module in named(models).items()

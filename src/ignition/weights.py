@@ -12,7 +12,7 @@ import io
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,12 +21,22 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ignition import distributed
+from ignition.buffers import is_unset
 from ignition.errors import ArgumentError
 from ignition.files import write_whole
 from ignition.strategy import as_sharded, is_sharded
 from ignition.structure import named
 
-__all__ = ["ENDINGS", "Weights", "check_fit", "check_weights", "copy_weights", "restore_weights", "write_weights"]
+__all__ = [
+    "ENDINGS",
+    "Weights",
+    "check_fit",
+    "check_there",
+    "check_weights",
+    "copy_weights",
+    "restore_weights",
+    "write_weights",
+]
 
 ENDINGS = (".pt", ".safetensors")
 """The endings of the files that can be written."""
@@ -86,7 +96,7 @@ def check_fit(models: Any, weights: Mapping[str, Any], what: str) -> None:
     )
     for name, model in modules.items() if problem is None else ():
         state, here = weights[name], _plain(model).state_dict()
-        if not isinstance(state, Mapping) or state.keys() != here.keys():
+        if not isinstance(state, Mapping) or not _are_names(state.keys(), here.keys(), _plain(model)):
             problem = f"has not the names of {_models([name])}"
             break
         for key, value in here.items():
@@ -99,6 +109,11 @@ def check_fit(models: Any, weights: Mapping[str, Any], what: str) -> None:
                 problem = f"cannot be put into {_models([name])} ({error!r})"
     if problem is not None:
         raise ArgumentError(f"{what} {problem}", "weights of these models", "make the models as they were made then")
+
+
+def _are_names(saved: Set[str], here: Set[str], model: nn.Module) -> bool:
+    """Whether they are the same, but for buffers that the model is still to set."""
+    return not here - saved and all(is_unset(model, key) for key in saved - here)
 
 
 def _models(names: Iterable[str]) -> str:
@@ -193,13 +208,24 @@ def _copy_state(name: str, model: nn.Module, copies: dict[Any, Tensor]) -> Order
     return copied
 
 
-def _copy_tensor(key: str, tensor: Tensor, copies: dict[Any, Tensor]) -> Tensor:
+def check_there(model: nn.Module) -> None:
+    """Raises ArgumentError if a tensor of a model has no values yet, as in a lazy module before its first call."""
+    for key, value in model.state_dict().items():
+        if isinstance(value, Tensor):
+            _check_there(key, value)
+
+
+def _check_there(key: str, tensor: Tensor) -> None:
     if is_lazy(tensor) or tensor.is_meta:
         raise ArgumentError(
             f"{key!r} has no values yet",
             "a model whose parameters are there",
             "call a lazy model once on a batch; move one from the meta device with to_empty and initialise it",
         )
+
+
+def _copy_tensor(key: str, tensor: Tensor, copies: dict[Any, Tensor]) -> Tensor:
+    _check_there(key, tensor)
     if tensor.layout is not torch.strided:
         return tensor.detach().to("cpu", copy=True)
     if hasattr(tensor, "device_mesh"):  # the rows of this process, where they are

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
 
+from ignition.averages import AveragedModels
 from ignition.callbacks.base import Callback
 from ignition.callbacks.schedule import finite, positive_count
 from ignition.errors import ArgumentError
@@ -18,8 +17,7 @@ from ignition.modes import is_frozen, training_mode
 from ignition.precision import autocasting
 from ignition.signature import Signature
 from ignition.state_values import check_memory
-from ignition.strategy import as_sharded
-from ignition.structure import like, named
+from ignition.structure import named
 from ignition.weights import check_fit
 
 if TYPE_CHECKING:
@@ -65,7 +63,7 @@ class EMA(Callback):
         self.every = positive_count("every of EMA", every)
         self.start = _count("start of EMA", start)
         self._updates = 0
-        self._average = _Average(get_ema_multi_avg_fn(self.decay))  # type: ignore[no-untyped-call]
+        self._average = AveragedModels(get_ema_multi_avg_fn(self.decay))  # type: ignore[no-untyped-call]
 
     def __repr__(self) -> str:
         return f"EMA(decay={self.decay:g}, every={self.every}, start={self.start})"
@@ -146,7 +144,7 @@ class SWA(Callback):
                 "for example forward=lambda model, x, y: model(x)",
             )
         self.forward = forward
-        self._average = _Average(None)
+        self._average = AveragedModels(None)
         self._ready = False
 
     def __repr__(self) -> str:
@@ -241,100 +239,6 @@ def _check_average(owner: Callback, models: Any, average: dict[str, Any]) -> Non
         check_fit(models, weights, f"the average of {owner!r}")
 
 
-@torch.no_grad()
-def _move(averaged: AveragedModel, model: nn.Module, average: Callable[..., Any]) -> None:
-    """Does what ``AveragedModel.update_parameters`` does after the first time, and waits for nothing."""
-    alike: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
-    for mine, theirs in zip(averaged.module.parameters(), model.parameters(), strict=True):
-        ours, others = alike.setdefault((mine.device, mine.dtype), ([], []))
-        ours.append(mine.detach())
-        others.append(theirs.detach().to(mine.device))
-    for ours, others in alike.values():
-        average(ours, others, averaged.n_averaged)
-    for kept, current in zip(averaged.module.buffers(), model.buffers(), strict=True):
-        kept.copy_(current)
-    averaged.n_averaged += 1
-
-
-class _Average:
-    """An AveragedModel for each model of a structure."""
-
-    def __init__(self, average: Callable[..., Any] | None) -> None:
-        self._average = average
-        self._trainer: weakref.ref[Trainer[Any]] | None = None
-        self._sources: list[nn.Module] = []
-        self._averaged: Any = None
-        self._loaded: dict[str, Any] | None = None
-
-    def prepare(self, trainer: Trainer[Any]) -> bool:
-        """Makes the averages of this trainer's models, unless they are there; whether they begin anew."""
-        sources = list(named(trainer.model).values())
-        known = self._trainer is not None and self._trainer() is trainer
-        known = known and list(map(id, sources)) == list(map(id, self._sources))
-        if not known:
-            sharded = trainer.training.processes.sharded
-            names = iter(named(trainer.model))
-            self._averaged = like(
-                trainer.model,
-                lambda model: self._made(model) if sharded is None else sharded.average(next(names), self._made),
-            )
-            for averaged in named(self._averaged).values():
-                averaged.eval()
-            self._trainer, self._sources = weakref.ref(trainer), sources
-        if self._loaded is None:
-            return not known
-        self._take(self._loaded)
-        self._loaded = None
-        return False
-
-    def _made(self, model: nn.Module) -> AveragedModel:
-        return AveragedModel(model, multi_avg_fn=self._average)
-
-    def add(self, models: Any) -> None:
-        for averaged, model in zip(named(self._averaged).values(), named(models).values(), strict=True):
-            if averaged.n_averaged == 0 or self._average is None:
-                averaged.update_parameters(model)  # which copies its count to the accelerator, and waits for that
-            else:
-                _move(averaged, model, self._average)
-
-    def wholes(self) -> list[dict[str, Any]]:
-        return [named(self._averaged)]
-
-    def models(self, name: str) -> dict[str, Any]:
-        averages = named(self._averaged)
-        if not averages or not all(averaged.n_averaged > 0 for averaged in averages.values()):
-            return {}
-        return {name: like(self._averaged, lambda averaged: averaged.module)}
-
-    def state_dict(self) -> dict[str, Any]:
-        if self._loaded is not None:
-            return self._loaded
-        # Copies: the averages go on being changed in place.
-        return {
-            name: {
-                key: value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
-                for key, value in averaged.state_dict().items()
-            }
-            for name, averaged in named(self._averaged).items()
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._loaded = dict(state) or None
-        if self._loaded is not None and self._averaged is not None:
-            self._take(self._loaded)  # and again when a fit begins, which may be another Trainer's
-
-    def _take(self, state: dict[str, Any]) -> None:
-        averages = named(self._averaged)
-        if averages.keys() != state.keys():
-            raise ArgumentError(
-                f"an average of {_listed(state)} was loaded, and the Trainer has {_listed(averages)}",
-                "the models that it was saved of",
-                "make the Trainer with the same structure of models as then",
-            )
-        for name, averaged in averages.items():
-            averaged.load_state_dict(as_sharded(state[name], averaged))
-
-
 class _Through(nn.Module):
     """Has a function called where torch calls a model on a batch."""
 
@@ -387,10 +291,6 @@ def _reset_metrics(result: Any) -> None:
     for value in result.values() if isinstance(result, Mapping) else ():
         if all(callable(getattr(value, method, None)) for method in ("update", "compute", "reset")):
             value.reset()
-
-
-def _listed(models: Mapping[str, Any]) -> str:
-    return f"the models {', '.join(models)}" if "" not in models else "one model"
 
 
 def _count(what: str, value: Any) -> int:
