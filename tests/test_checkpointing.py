@@ -566,3 +566,34 @@ def test_an_evaluation_that_is_paused_for_a_checkpoint_is_not_cut_short(tmp_path
     trainer.fit(epochs=2)
     assert len(trainer.history) == 2
     assert trainer.step == 4
+
+
+def add_group(trainer):
+    trainer.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": 0.0})
+
+
+def add_batch(trainer):
+    trainer.train_loader.append(trainer.train_loader[0])
+
+
+@pytest.mark.parametrize(("grow", "what"), [(add_group, "the parameter groups"), (add_batch, "the size of the data")])
+@pytest.mark.parametrize("event", ["train_begin", "epoch_begin"])
+def test_what_grows_inside_a_fit_is_warned_of_once_and_cannot_be_loaded(grow, what, event, tmp_path):
+    trainer, _ = make(tmp_path, every=1)
+    trainer.on(event)(lambda trainer: grow(trainer) if trainer.epoch == (event == "epoch_begin") else None)
+    with pytest.warns(IgnitionWarning, match=f"{what}.* changed inside the fit.*between two fits") as caught:
+        trainer.fit(epochs=3)
+    assert len(caught) == 1
+    again, _ = make(tmp_path, every=1)
+    with pytest.raises(CheckpointError, match=r"groups of|train_loader of"):
+        again.fit(epochs=3, resume=True)
+
+
+@pytest.mark.parametrize("grow", [add_group, add_batch])
+def test_what_grows_between_two_fits_is_not_warned_of(grow, tmp_path):
+    for epochs in (2, 4):  # the second time the last fit goes on
+        trainer, _ = make(tmp_path, every=1)
+        trainer.fit(epochs=2, resume=True)
+        grow(trainer)
+        trainer.fit(epochs=epochs, resume=True)
+    assert trainer.epoch == 6

@@ -5,6 +5,7 @@ import copy
 import enum
 import json
 import math
+import random
 
 import numpy as np
 import pytest
@@ -278,6 +279,94 @@ class Maps(collections.UserDict):
 def test_a_container_of_another_class_is_refused_where_it_has_to_come_back_exactly(value):
     with pytest.raises(CheckpointError, match=rf"(?s)it\.a is a {type(value).__name__}, .*plain.*to do: put dict"):
         encode({"a": value}, {}, "it", exact=True)
+
+
+class OwnText(str):
+    pass
+
+
+class OwnNumber(float):
+    pass
+
+
+class OwnTensor(torch.Tensor):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (Colour.RED, "int"),
+        (OwnText("a"), "str"),
+        (OwnNumber(1), "float"),
+        (torch.ones(1).as_subclass(OwnTensor), "Tensor"),
+        ({OwnText("a"): 1}, "str"),
+        ([OwnText("a")], "str"),
+    ],
+)
+def test_a_value_of_another_class_is_refused_where_it_has_to_come_back_exactly(value, plain):
+    with pytest.raises(CheckpointError, match=rf"(?s)it\.a.* would come back as a plain {plain}.*to do: put its value"):
+        encode({"a": value}, {}, "it", exact=True)
+
+
+def test_a_file_that_numpy_maps_is_refused_where_it_has_to_come_back_exactly(tmp_path):
+    mapped = np.memmap(tmp_path / "a", dtype="int8", mode="w+", shape=3)
+    assert there_and_back(mapped).tolist() == [0, 0, 0]
+    with pytest.raises(CheckpointError, match="it is a memmap"):
+        encode(mapped, {}, "it", exact=True)
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_a_parameter_comes_back_as_one(present):
+    tensors, objects, frozen = {}, [], nn.Parameter(torch.ones(2), requires_grad=False)
+    value = {"a": nn.Parameter(torch.ones(2)), "b": frozen, "again": frozen}
+    encoded = json.loads(json.dumps(encode(value, tensors, "it", exact=True)))
+    here = {"a": nn.Parameter(torch.zeros(2)), "b": torch.zeros(2)} if present else None
+    back = decode(encoded, tensors, here, objects)
+    give_back(objects)
+    assert [type(back[name]) for name in value] == [nn.Parameter] * 3
+    assert [back[name].requires_grad for name in value] == [True, False, False]
+    assert back["b"] is back["again"]
+    assert [back[name].tolist() for name in value] == [[1, 1]] * 3
+    if present:
+        assert back["a"] is here["a"]
+
+
+def drawn(generators):
+    return [
+        generators["torch"].initial_seed(), torch.rand(2, generator=generators["torch"]).tolist(),
+        generators["numpy"].random(2).tolist(), generators["legacy"].rand(2).tolist(), generators["python"].random(),
+    ]  # fmt: skip
+
+
+def generators_of_each_kind(seed):
+    return {
+        "torch": torch.Generator().manual_seed(seed),
+        "numpy": np.random.default_rng(seed),
+        "legacy": np.random.RandomState(seed),
+        "python": random.Random(seed),
+    }
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_random_generators_go_on_where_they_were(present):
+    value, tensors, objects = generators_of_each_kind(3), {}, []
+    drawn(value)
+    encoded = json.loads(json.dumps(encode(value, tensors, "it", exact=True)))
+    expected = drawn(value)
+    here = generators_of_each_kind(5) if present else None
+    untouched = [] if here is None else drawn(generators_of_each_kind(5))
+    back = decode(encoded, tensors, here, objects)
+    if here is not None:
+        assert drawn(generators_of_each_kind(5)) == untouched
+        assert all(back[name] is here[name] for name in here)
+    give_back(objects)
+    assert drawn(back) == expected
+
+
+def test_a_generator_that_has_no_state_is_refused():
+    with pytest.raises(CheckpointError, match=r"it is a SystemRandom, which a checkpoint cannot hold"):
+        encode(random.SystemRandom(), {}, "it")
 
 
 @pytest.mark.parametrize("factory", [lambda: 0, Point, torch.zeros])

@@ -9,8 +9,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
-from ignition import errors
+from ignition import Trainer, errors
 
 KINDS = {
     errors.ArgumentError: ValueError,
@@ -118,3 +119,14 @@ def test_a_copy_of_an_error_has_the_same_message_and_notes(copied):
 def test_the_warning_is_shown_by_default():
     assert issubclass(errors.IgnitionWarning, UserWarning)
     assert not issubclass(errors.IgnitionWarning, DeprecationWarning)
+
+
+def test_a_warning_from_inside_a_decorated_call_is_shown_at_the_users_line(tmp_path):
+    def numbers():
+        yield from [torch.ones(1)] * 3
+
+    trainer = Trainer(torch.nn.Linear(1, 1), None, lambda model, x: None, numbers(), progress=False)
+    trainer.fit(steps=1)
+    with pytest.warns(errors.IgnitionWarning, match="middle of an epoch") as caught:
+        trainer.save(tmp_path / "a")
+    assert caught[0].filename == __file__

@@ -6,11 +6,10 @@ one key ``"$"``: ``{"$": [kind, content]}``. Tensors are left out of the JSON an
 
 from __future__ import annotations
 
-import base64
 import math
 import reprlib
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import repeat
 from typing import Any
 
@@ -18,14 +17,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ignition.encoded_values import (
+    COLLECTIONS,
+    CONTAINERS,
+    FACTORIES,
+    KINDS,
+    PLAIN_CONTAINERS,
+    array_mark,
+    marked,
+    name_of_generator,
+    new_generator,
+    number_mark,
+    text_of,
+)
 from ignition.errors import CheckpointError
 from ignition.gathered_metrics import metrics_in, restore_metrics
+from ignition.generators import GENERATORS, put_back, state_of
 from ignition.in_place import Staying, fill
 from ignition.types import Stateful
 
 __all__ = ["decode", "encode", "give_back", "plain_copy"]
 
-_DTYPES = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 _STRIDED = torch.strided
 _CONSTANT = {int, float, str, bool, type(None)}
 _SAME = {int, str, bool, type(None)}  # what JSON holds as it is
@@ -36,14 +48,14 @@ def encode(value: Any, tensors: dict[str, Tensor], place: str, exact: bool = Fal
     """`value` as something that JSON can hold.
 
     Takes None, booleans, numbers, strings, bytes, lists, tuples, sets, dicts with any keys, the containers of
-    ``collections``, arrays and numbers of numpy, dtypes, devices and sizes of torch, tensors, and objects with
-    ``state_dict`` (of which the state is kept; of torchmetrics' metrics what they have gathered so far).
+    ``collections``, arrays and numbers of numpy, dtypes, devices and sizes of torch, tensors, random generators, and
+    objects with ``state_dict`` (of which the state is kept; of torchmetrics' metrics what they have gathered so far).
 
     Args:
         value: What to encode.
         tensors: Receives the tensors, as they are: copies are the caller's.
         place: What the value is called, for the names of the tensors and for messages.
-        exact: Whether a container of some class of its own is refused, which would come back as a plain one.
+        exact: Whether what is of some class of its own is refused, which would come back as a plain one.
 
     Raises:
         CheckpointError: If there is anything else in it, or it contains itself.
@@ -117,6 +129,9 @@ def decode(
 def give_back(objects: list[tuple[Any, Any]]) -> None:
     """Has what stays take back what `decode` found for it."""
     for one, state in objects:
+        if isinstance(one, GENERATORS):
+            put_back(one, state)
+            continue
         if not isinstance(state, _State):
             fill(one, state)
             continue
@@ -151,47 +166,63 @@ class _Encoder:
             )
         if kind is dict or kind is tuple or kind is list:
             return self._container(value, place, depth + 1)
-        if (kind is np.ndarray or kind is np.memmap) and value.dtype.kind in "biufc":
-            return _marked("array", [value.dtype.str, list(value.shape), _text(value.tobytes())])
+        if (kind is np.ndarray or (kind is np.memmap and not self.exact)) and value.dtype.kind in "biufc":
+            return array_mark(value)
         if isinstance(value, np.generic) and value.dtype.kind in "biufc":  # some are Python's numbers too
-            return _marked("number", [value.dtype.str, _text(value.tobytes())])
+            return number_mark(value)
+        if self.exact:
+            self._check_kind(value, place)
         if isinstance(value, str):
             return str.__str__(value)
         if kind is float:
-            return value if math.isfinite(value) else _marked("float", repr(value))
+            return value if math.isfinite(value) else marked("float", repr(value))
         if isinstance(value, Tensor):
-            return self._tensor(value, place)
+            mark = self._tensor(value, place)
+            return marked("parameter", mark) if self.exact and kind is nn.Parameter else mark
         if isinstance(value, (list, tuple, set, frozenset, Mapping, deque)):
             return self._container(value, place, depth + 1)
         if isinstance(value, (int, float)):  # of some class of its own
             return self.encode(int(value) if isinstance(value, int) else float(value), place, depth)
         if isinstance(value, bytes):
-            return _marked("bytes", _text(value))
+            return marked("bytes", text_of(value))
         if isinstance(value, complex):
-            return _marked("complex", [self.encode(part, place, depth) for part in (value.real, value.imag)])
+            return marked("complex", [self.encode(part, place, depth) for part in (value.real, value.imag)])
         if isinstance(value, torch.dtype):
-            return _marked("dtype", str(value))
+            return marked("dtype", str(value))
         if isinstance(value, torch.device):
-            return _marked("device", str(value))
+            return marked("device", str(value))
+        if isinstance(value, GENERATORS) and (name := name_of_generator(value)) is not None:
+            return marked("generator", [name, self.encode(state_of(value), place, depth + 1)])
         if isinstance(value, Stateful) and not isinstance(value, type):
             metrics = metrics_in(value) if isinstance(value, nn.Module) else {}
             state = {"state": value.state_dict(), "metrics": metrics}
             exact, self.exact = self.exact, False  # what it makes of its state is its own affair
             encoded = self.encode(state, place, depth + 1)
             self.exact = exact
-            return _marked("object", encoded)
+            return marked("object", encoded)
         raise CheckpointError(
             f"{place} is a {type(value).__name__}, which a checkpoint cannot hold",
-            expected="numbers, strings, None, tensors, arrays, lists, tuples and dicts of them, or objects with "
-            "state_dict and load_state_dict",
+            expected="numbers, strings, None, tensors, arrays, random generators, lists, tuples and dicts of them, or "
+            "objects with state_dict and load_state_dict",
             fix="give its class these two methods, or keep it elsewhere",
         )
 
+    def _check_kind(self, value: Any, place: str) -> None:
+        """Raises CheckpointError if a value is of a class of its own that would come back as what it is made of."""
+        kind = type(value)
+        for plain in (str, int, float, bytes, complex, Tensor):
+            if isinstance(value, plain) and kind is not plain and kind not in (bool, nn.Parameter):
+                raise CheckpointError(
+                    f"{place} is a {kind.__name__}, which would come back as a plain {plain.__name__}",
+                    expected="what is exactly of a type that Python or torch has",
+                    fix="put its value there (of an enum: it.value), or an object with state_dict and load_state_dict",
+                )
+
     def _container(self, value: Any, place: str, depth: int) -> Any:
         kind: Any = type(value)
-        if kind in _COLLECTIONS and (self.exact or kind is not OrderedDict):
+        if kind in COLLECTIONS and (self.exact or kind is not OrderedDict):
             return self._collection(value, place, depth)
-        if self.exact and kind not in _EXACT:
+        if self.exact and kind not in PLAIN_CONTAINERS:
             raise CheckpointError(
                 f"{place} is a {kind.__name__}, which would come back from a checkpoint as a plain container",
                 expected="dicts, lists, tuples and sets, or those of collections",
@@ -199,38 +230,39 @@ class _Encoder:
             )
         kinds = {*map(type, value)}  # this takes no step of Python's for each item
         if kind is dict or isinstance(value, Mapping):
-            if (kinds <= {str} or all(issubclass(kind, str) for kind in kinds)) and "$" not in value:
+            names = kinds <= {str} or (not self.exact and all(issubclass(kind, str) for kind in kinds))
+            if names and "$" not in value:
                 return {str.__str__(key): self.encode(item, f"{place}.{key}", depth) for key, item in value.items()}
             pairs = []
             for index, (key, item) in enumerate(value.items()):
                 name = key if isinstance(key, (str, int)) else index
                 pairs.append([self.encode(key, place, depth), self.encode(item, f"{place}.{name}", depth)])
-            return _marked("dict", pairs)
+            return marked("dict", pairs)
         if isinstance(value, (set, frozenset)):
             kind = "set" if isinstance(value, set) else "frozenset"
-            return _marked(kind, [self.encode(item, place, depth) for item in sorted(value, key=repr)])
+            return marked(kind, [self.encode(item, place, depth) for item in sorted(value, key=repr)])
         if kinds <= _SAME:  # as the 625 of the state of Python's generator
             items = list(value)
         else:
             items = [self.encode(item, f"{place}.{index}", depth) for index, item in enumerate(value)]
-        return items if isinstance(value, list) else _marked("tuple", items)
+        return items if isinstance(value, list) else marked("tuple", items)
 
     def _collection(self, value: Any, place: str, depth: int) -> Any:
         if isinstance(value, torch.Size):
-            return _marked("size", list(value))
+            return marked("size", list(value))
         if isinstance(value, deque):
-            return _marked("deque", [value.maxlen, self.encode(list(value), place, depth)])
+            return marked("deque", [value.maxlen, self.encode(list(value), place, depth)])
         pairs = self.encode(tuple(value.items()), place, depth)
         if not isinstance(value, defaultdict):
-            return _marked("ordered" if isinstance(value, OrderedDict) else "counter", pairs)
+            return marked("ordered" if isinstance(value, OrderedDict) else "counter", pairs)
         makes = "None" if value.default_factory is None else getattr(value.default_factory, "__name__", "")
-        if makes not in _FACTORIES or _FACTORIES[makes] is not value.default_factory:
+        if makes not in FACTORIES or FACTORIES[makes] is not value.default_factory:
             raise CheckpointError(
                 f"{place} is a defaultdict of {value.default_factory!r}, which a checkpoint cannot hold",
-                expected=f"one of {', '.join(_FACTORIES)}",
+                expected=f"one of {', '.join(FACTORIES)}",
                 fix="use one of these, or a plain dict and setdefault",
             )
-        return _marked("defaultdict", [makes, pairs])
+        return marked("defaultdict", [makes, pairs])
 
     def _tensor(self, value: Tensor, place: str) -> Any:
         """The mark of a tensor: its name, whether it asks for a gradient, its device, the order of its dimensions."""
@@ -293,6 +325,10 @@ class _Decoder:
             return self._object(content, present)
         if kind == "tensor":
             return self._tensor(content, present)
+        if kind == "parameter":
+            return self._parameter(content["$"][1], present)
+        if kind == "generator":
+            return self._generator(content, present)
         if kind == "dict":
             return self._pairs(content, now)
         if kind == "ordered":
@@ -300,12 +336,12 @@ class _Decoder:
         if kind == "counter":
             return Counter(self._pairs(content["$"][1], now, tuples=True))
         if kind == "defaultdict":
-            return defaultdict(_FACTORIES[content[0]], self._pairs(content[1]["$"][1], now, tuples=True))
+            return defaultdict(FACTORIES[content[0]], self._pairs(content[1]["$"][1], now, tuples=True))
         if kind == "deque":
             return deque(self._items(content[1], present), content[0])
-        if kind in _CONTAINERS:
-            return _CONTAINERS[kind](self._items(content, present))
-        return _KINDS[kind](content)
+        if kind in CONTAINERS:
+            return CONTAINERS[kind](self._items(content, present))
+        return KINDS[kind](content)
 
     def _items(self, value: list[Any], present: Any) -> list[Any]:
         ordered = isinstance(present, (list, tuple, deque)) and len(present) == len(value)
@@ -329,6 +365,23 @@ class _Decoder:
         self.objects.append((present, _State(state)))
         return present
 
+    def _generator(self, content: Any, present: Any) -> Any:
+        """The generator that is there, if it is of that kind; else a new one."""
+        name, state = content[0], self.decode(content[1])
+        stays = self.objects is not None and isinstance(present, GENERATORS) and name_of_generator(present) == name
+        new = new_generator(name, present if stays else None)
+        put_back(new, state)  # raises where it is no state
+        if self.objects is None or not stays:
+            return new
+        self.objects.append((present, state))
+        return present
+
+    def _parameter(self, content: Any, present: Any) -> nn.Parameter:
+        tensor = self._tensor(content, present if isinstance(present, nn.Parameter) else None)
+        if not isinstance(tensor, nn.Parameter):  # one in two places is one afterwards
+            tensor = self.known[content[0]] = nn.Parameter(tensor.detach(), tensor.requires_grad)
+        return tensor
+
     def _tensor(self, content: Any, present: Any) -> Tensor:
         name, requires_grad, device, order = content
         if torch.device(str(device)).type != device:
@@ -345,48 +398,3 @@ class _Decoder:
             # One tensor in two places is one afterwards: what stands in the first of them.
             self.known[name] = tensor if self.staying is None else self.staying.tensor(present, tensor)
         return self.known[name]
-
-
-_CONTAINERS: dict[str, Callable[[Any], Any]] = {
-    "tuple": tuple,
-    "set": set,
-    "frozenset": frozenset,
-    "complex": lambda parts: complex(*parts),
-    "size": torch.Size,
-}
-
-_COLLECTIONS = {torch.Size, deque, OrderedDict, Counter, defaultdict}
-_EXACT = {dict, list, tuple, set, frozenset}
-_FACTORIES: dict[str, Any] = {
-    "None": None,
-    **{kind.__name__: kind for kind in (int, float, complex, bool, str, bytes, list, tuple, dict, set, frozenset)},
-    **{kind.__name__: kind for kind in (deque, OrderedDict, Counter)},
-}
-
-_KINDS: dict[str, Callable[[Any], Any]] = {
-    "float": lambda content: {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[content],
-    "number": lambda content: np.frombuffer(_data(content[1]), _plain_dtype(content[0]), 1)[0],
-    "array": lambda content: np.frombuffer(_data(content[2]), _plain_dtype(content[0])).reshape(content[1]).copy(),
-    "bytes": lambda content: _data(content),
-    "dtype": lambda content: _DTYPES[content],
-    "device": lambda content: torch.device(content),
-}
-
-
-def _plain_dtype(name: str) -> np.dtype[Any]:
-    dtype = np.dtype(name)
-    if dtype.kind not in "biufc":
-        raise ValueError(f"an array of {name}")
-    return dtype
-
-
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _data(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)
-
-
-def _marked(kind: str, content: Any) -> dict[str, Any]:
-    return {"$": [kind, content]}

@@ -16,6 +16,7 @@ The tree is::
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
@@ -100,6 +101,9 @@ def warn(message: str) -> None:
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
         return
     here, level, frame = os.path.dirname(__file__), 2, sys._getframe(1)
-    while frame.f_back is not None and os.path.dirname(frame.f_code.co_filename).startswith(here):
+    while frame.f_back is not None and (
+        os.path.dirname(frame.f_code.co_filename).startswith(here)
+        or frame.f_code.co_filename == contextlib.__file__  # whose decorators are between ours
+    ):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, IgnitionWarning, stacklevel=level)

@@ -18,6 +18,7 @@ from ignition.data import check_place_kept
 from ignition.duration import seconds_of
 from ignition.errors import ArgumentError, CheckpointError, warn
 from ignition.lock import FolderLock
+from ignition.matching import form_of, warn_of_change
 from ignition.ranking import Mode, is_better
 from ignition.signals import Signals
 from ignition.snapshot import apply, capture
@@ -116,6 +117,7 @@ class Checkpoint(Callback):
         self.best_value: float | None = None
         self._lock: FolderLock | None = None
         self._signals: Signals | None = None
+        self._form: dict[str, Any] = {}
         self._writer = Writer()
         self._newest: tuple[Path, Content] | None = None  # what a resumed script has still to come to
         self._trainer: Any = None
@@ -154,6 +156,7 @@ class Checkpoint(Callback):
                 or the train loader cannot be put back where it was.
         """
         check_place_kept(trainer.train_loader)
+        self._form = form_of(trainer.optimizer, trainer.train_loader)
         main = distributed.is_main()
         if main:
             self._lock = FolderLock(self.folder)
@@ -363,6 +366,7 @@ class Checkpoint(Callback):
 
     def _save(self, trainer: Trainer[Any], ending: str, improved: bool) -> None:
         self._writer.finish()  # the copies' memory is used again
+        self._form = warn_of_change(self._form, form_of(trainer.optimizer, trainer.train_loader))
         path = self.folder / name_of(trainer.training.fit["number"], trainer.step, ending)
         best = self.best_value, self.best_path
         if improved and self.best is not None:
