@@ -94,7 +94,7 @@ class Processes:
         if not self.many:
             return models
         if isinstance(self.strategy, FSDP):
-            self._shard(trainer)
+            self.shard(trainer)
             return models
         trained = [id(one) for one in _parameters(models) if one.requires_grad]
         if self._wrapped is None or self._wrapped[0] != trained:
@@ -107,8 +107,9 @@ class Processes:
             self._wrapped = trained, like(models, lambda model: replicated(model, strategy, self._device))
         return self._wrapped[1]
 
-    def _shard(self, trainer: Any) -> None:
-        if self.sharded is not None:
+    def shard(self, trainer: Any) -> None:
+        """Shards the models in place, where they are to be and are not yet; all processes must call it."""
+        if not self.many or not isinstance(self.strategy, FSDP) or self.sharded is not None:
             return
         # Where they are wanted: they take long to import.
         from torch.distributed.device_mesh import init_device_mesh
@@ -150,8 +151,8 @@ class Processes:
 
     # One mind
 
-    def check_alike(self, trainer: Any, **goal: Any) -> None:
-        """Compares what the processes are about to do in a fit.
+    def check_alike(self, trainer: Any, what: str = "train", **goal: Any) -> None:
+        """Compares what the processes are about to do in a fit, or in what else takes steps.
 
         Raises:
             ProcessError: If they differ.
@@ -162,7 +163,7 @@ class Processes:
                 for name, one in named(trainer.model).items()
             }
             check_alike(
-                "train", **goal, train_loader=size_of(trainer.train_loader), test_loader=size_of(trainer.test_loader),
+                what, **goal, train_loader=size_of(trainer.train_loader), test_loader=size_of(trainer.test_loader),
                 model=models, optimizer={name: type(one).__name__ for name, one in named(trainer.optimizer).items()},
                 callbacks=[type(one).__name__ for one in trainer.callbacks], hyper=sorted(trainer.hyper),
                 step=trainer.step, epoch=trainer.epoch,
