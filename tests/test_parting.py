@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
+from ending import end_each
 from processes import free_port, run_processes
 from small import loader, net, raised, read
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ignition import Trainer, distributed, evaluate, evaluate_on_batch, optimize, parting, predict, sanity_checks
+from ignition import Trainer, distributed, evaluate, evaluate_on_batch, optimize, predict, sanity_checks
 from ignition.callbacks import Checkpoint, TerminateOnNaN
 from ignition.parting import check_alike, together
-
-LIMIT = 10.0
 
 
 class Broken(Exception):
@@ -256,50 +252,15 @@ DIFFERENCES = {
 }  # fmt: skip
 
 
-def end_each(folder, *ports):
-    """Each fault in processes of their own, which begin from here: so torch is imported once."""
-    torch.optim.SGD(net().parameters(), 0.1)  # imports what an optimizer needs
-    number, found = int(os.environ["RANK"]), {}
-    for (name, (call, *_)), port in zip((FAULTS | DIFFERENCES).items(), ports, strict=True):
-        begun, path = time.monotonic(), os.path.join(folder, f"said-{number}")
-        if os.path.exists(path):
-            os.remove(path)
-        child = os.fork()
-        if not child:
-            os.environ["MASTER_PORT"] = port
-            parting._SECONDS_FOR_A_WORD, distributed.SECONDS_FOR_A_MEETING = 1.0, 2.0
-            _end_as(call, path)
-        status = None
-        while status is None and time.monotonic() < begun + LIMIT:
-            done, status = os.waitpid(child, os.WNOHANG)
-            status = os.waitstatus_to_exitcode(status) if done else time.sleep(0.02)
-        if status is None:
-            os.kill(child, 9)
-            os.waitpid(child, 0)
-        found[name] = [status, Path(path).read_text() if os.path.exists(path) else ""]
-    Path(folder, f"result-{number}.json").write_text(json.dumps(found))
-
-
-def _end_as(call, path):
-    """Ends this process as Python would after `call`, and notes what was raised."""
-    status, said = 0, "nothing"
-    try:
-        call()
-    except SystemExit:
-        said = "exit"
-    except BaseException as error:
-        sys.excepthook(type(error), error, error.__traceback__)
-        status, said = 1, f"{type(error).__name__}: {error}".partition("\n")[0]
-    Path(path).write_text(said)
-    distributed.close()
-    os._exit(status)
+def end_all(folder, *ports):
+    end_each({name: call for name, (call, *_) in (FAULTS | DIFFERENCES).items()}, folder, ports)
 
 
 @pytest.mark.slow
 def test_whatever_one_process_does_the_other_ends_and_says_why(tmp_path):
     names = [*FAULTS, *DIFFERENCES]
     ports = [free_port() for _ in names]
-    run_processes(end_each, 2, tmp_path, *ports, folder=tmp_path, time_limit=180, patience=30)
+    run_processes(end_all, 2, tmp_path, *ports, folder=tmp_path, time_limit=180, patience=30)
     first, second = read(tmp_path, 2)
     assert [name for name in names if None in (first[name][0], second[name][0])] == []  # nobody hangs
     wrong = {

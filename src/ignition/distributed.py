@@ -174,12 +174,22 @@ def leave() -> None:
 
 def control_group() -> Any:
     """The group on the CPU over which all is told but gradients; made by all processes together, once."""
+    return _control()[1]
+
+
+def steps_group() -> Any:
+    """The one over which processes say what they do in a step: whoever has left it out says something else there."""
+    return _control()[2]
+
+
+def _control() -> tuple[Any, Any, Any]:
     start()
     if _state.control is None or _state.control[0] is not dist.group.WORLD:
         if _state.control is None:
             atexit.register(_let_go)
-        _state.control = dist.group.WORLD, dist.new_group(backend="gloo", timeout=_PATIENCE)
-    return _state.control[1]
+        groups = [dist.new_group(backend="gloo", timeout=_PATIENCE) for _ in range(2)]
+        _state.control = dist.group.WORLD, *groups
+    return _state.control
 
 
 @contextmanager
@@ -282,7 +292,7 @@ class _State:
 
     opened = False
     left = False
-    control: tuple[Any, Any] | None = None
+    control: tuple[Any, Any, Any] | None = None
     saving: tuple[Any, Any] | None = None
 
 

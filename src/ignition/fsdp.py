@@ -71,11 +71,14 @@ class Sharded:
         for model in named(self.models).values():
             model.set_requires_gradient_sync(on)
 
+    def parts(self) -> Iterator[Any]:
+        """The modules that are gathered each on its own, the outermost too."""
+        return (part for model in named(self.models).values() for part in _sharded_parts(model))
+
     def reshard(self, *_: Any) -> None:
         """Lets go of whole parameters that ``reshard_after_forward=False`` has kept; they would not be as stepped."""
-        for model in named(self.models).values():
-            for part in _sharded_parts(model):
-                part.reshard()
+        for part in self.parts():
+            part.reshard()
 
     def reset(self) -> None:
         """Forgets a forward or backward pass that an exception has cut short, and gradients kept from before it."""

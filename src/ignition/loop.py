@@ -150,6 +150,7 @@ def _train_epoch(training: Training, goal: Goal) -> None:
             training.heed_pause(this)
             limit = training.processes.steps_until_agreed(goal.steps_until_due(position.step))
             ended = run_until_due(training, this, limit)
+            training.processes.meet()
             if ended:
                 progress.end()
                 warn_if_short(this)

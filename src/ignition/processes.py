@@ -203,6 +203,15 @@ class Processes:
             return limit
         return self._between if limit is None else min(limit, self._between)
 
+    def meet(self) -> None:
+        """Looks whether all processes have taken the same steps. Waits for all of them.
+
+        Raises:
+            ProcessError: If they have not.
+        """
+        if self._sync is not None:
+            self._sync.meet()
+
     def row_of_main(self, row: dict[str, Any]) -> dict[str, Any]:
         """The record of the first process, whose clock counts, for all."""
         if not self.many:

@@ -135,9 +135,11 @@ class ForwardPasses:
     Attributes:
         count: How many there were, with gradients. An optimizer that steps without a new one may have gradients that no
             other process knows of. And a static graph is learnt in the first one.
+        announce: Called before one that exchanges buffers.
     """
 
     count: int = 0
+    announce: Callable[[], None] | None = None
 
 
 class Replica(DistributedDataParallel):
@@ -164,8 +166,11 @@ class Replica(DistributedDataParallel):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the model's, with its gradients averaged in the backward pass."""
+        passes = self.forward_passes
         if torch.is_grad_enabled():
-            self.forward_passes.count += 1
+            passes.count += 1
+        if passes.announce is not None and self.will_sync_module_buffers():  # type: ignore[no-untyped-call]
+            passes.announce()
         return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 

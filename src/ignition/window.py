@@ -110,12 +110,16 @@ class Window:
         for optimizer in self._optimizers:
             self._hooks.append(optimizer.register_step_pre_hook(self._before_step))
             self._hooks.append(optimizer.register_step_post_hook(self._after_step))
+        if self._sync is not None:
+            self._sync.attach()
 
     def detach(self) -> None:
         """Takes all hooks away; a window that is still open is given up."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+        if self._sync is not None:
+            self._sync.detach()
         self._gathered.clear()
         self._called.clear()
         self._index = 0
@@ -137,6 +141,8 @@ class Window:
     def end_batch(self, position: Position) -> bool:
         """Whether the batch has closed its window; a step that overflowed is counted as skipped."""
         self._index += 1
+        if self._sync is not None:
+            self._sync.end_batch(self.closing)
         if not self.closing:
             return False
         for optimizer, gathered in self._gathered.items():
@@ -197,7 +203,9 @@ class Window:
             elif not isinstance(share, float) or share != 1:
                 loss = loss * share
             if self._sync is not None and self.closing:
-                gathered.average = Total(gathered.total)  # comes while backward runs
+                gathered.average = self._sync.total(gathered.total, self._place(optimizer))  # comes while backward runs
+            elif self._sync is not None:
+                self._sync.begin_backward()
         scaler = self._scaler(optimizer)
         if scaler is not None:
             loss = scaler.scale(loss)
@@ -251,10 +259,10 @@ class Window:
         """The gradients' sum becomes their mean; then unscale, clip, step: in this order."""
         total = gathered.total
         if self._sync is not None:
+            average = gathered.average or self._sync.total(total, self._place(optimizer))
+            total = average.value()
             if gathered.average is None:  # the window's last batch was not known to be it
                 self._sync.reduce(gathered.parameters)
-                gathered.average = Total(total)
-            total = gathered.average.value()
             self._sync.check(optimizer)
         parameters, gradients = _with_gradients(optimizer)
         if self._weighs and gradients and not (isinstance(total, float) and total == 1):
@@ -354,6 +362,9 @@ class Window:
         if name not in self._scalers:
             self._scalers[name] = GradScaler(self._device.type)
         return self._scalers[name]
+
+    def _place(self, optimizer: Optimizer) -> int:
+        return self._optimizers.index(optimizer)
 
     def _described(self, optimizer: Optimizer) -> str:
         name = self._names.get(id(optimizer))
