@@ -8,7 +8,7 @@ from processes import run_processes
 from small import loader, net, read, values, write
 from torch import nn
 
-from ignition import Trainer, optimize
+from ignition import DDP, Trainer, optimize
 from ignition.callbacks import EMA
 
 
@@ -77,3 +77,86 @@ def test_after_a_sweep_before_the_first_fit_all_is_as_it_was(tmp_path, count):
             assert one[f"{strategy}, losses"][0] != one[f"{strategy}, losses"][1]
         assert one["fsdp, average"] == pytest.approx(one["ddp, average"], abs=1e-6)
         assert one["fsdp, losses"] == [pytest.approx(losses, abs=1e-4) for losses in one["ddp, losses"]]
+
+
+# Two optimizers for the parts of one model
+
+
+class Parts(nn.Module):
+    """Two parts, and one that not every batch uses."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head, self.rare, self.calls = nn.Linear(4, 5), nn.Linear(5, 3), nn.Linear(5, 3), 0
+
+    def forward(self, x):
+        self.calls += 1
+        hidden = torch.tanh(self.body(x))
+        return self.head(hidden) + (self.rare(hidden) if self.calls > 3 else 0)
+
+
+def optimizers_of(model):
+    return [
+        torch.optim.Adam(model.body.parameters(), 0.01),
+        torch.optim.SGD([*model.head.parameters(), *model.rare.parameters()], 0.1, weight_decay=0.1),
+    ]
+
+
+def in_parts(size, *, plain, epochs=3, **options):
+    model = Parts()
+    optimizers = optimizers_of(model)
+
+    def train_fn(model, x, y):
+        loss = loss_of(model, x, y)
+        if not plain:
+            optimize(loss, optimizers[0], retain_graph=True)
+            optimize(loss, optimizers[1])
+            return
+        for one in optimizers:
+            one.zero_grad()
+        loss.backward()
+        for one in optimizers:
+            one.step()
+
+    batches = loader(21 if "accumulate" in options else 24, size)
+    Trainer(model, optimizers, train_fn, batches, progress=False, **options).fit(epochs=epochs)
+    return whole(model)
+
+
+def parts_by_hand(size, epochs=3):
+    """The loop of one process: each optimizer has the gradients of its own part."""
+    model = Parts()
+    optimizers = optimizers_of(model)
+    for _ in range(epochs):
+        for x, y in loader(24, size):
+            for one in optimizers:
+                one.zero_grad()
+            loss_of(model, x, y).backward()
+            for one in optimizers:
+                one.step()
+    return values(model)
+
+
+def train_in_parts(folder, size):
+    unused = DDP(find_unused_parameters=True)
+    found = {
+        "ddp": in_parts(int(size), plain=False),
+        "unused": in_parts(int(size), plain=False, strategy=unused),
+        "plain": in_parts(int(size), plain=True, strategy=unused),
+        "fsdp": in_parts(int(size), plain=False, strategy="fsdp"),
+        "windows": in_parts(int(size), plain=False, accumulate=2),
+    }
+    write(folder, found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_two_optimizers_for_parts_of_one_model_step_as_in_one_process(tmp_path, count):
+    run_processes(train_in_parts, count, tmp_path, 12 // count, folder=tmp_path)
+    alone = parts_by_hand(12)
+    windows = in_parts(12, plain=False, accumulate=2)
+    for one in read(tmp_path, count):
+        for name in ("ddp", "unused", "plain", "fsdp"):
+            assert one[name] == pytest.approx(alone, abs=1e-6), name
+        assert one["windows"] == pytest.approx(windows, abs=1e-6)

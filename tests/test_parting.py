@@ -13,7 +13,7 @@ from small import loader, net, raised, read
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ignition import Trainer, distributed, evaluate, evaluate_on_batch, optimize, predict, sanity_checks
+from ignition import Trainer, evaluate, evaluate_on_batch, optimize, predict, sanity_checks
 from ignition.callbacks import Checkpoint, TerminateOnNaN
 from ignition.parting import check_alike, together
 

@@ -77,6 +77,7 @@ class GradientSync:
         # Gradients that were there before the fit's first step: of the call before, or from a checkpoint.
         self._are_kept = any(one.grad is not None for replica in self._replicas for one in replica.module.parameters())
         self._seen: set[Optimizer] = set()
+        self._parts: dict[Optimizer, tuple[int, bool]] = {}
         self._weights = 0  # a digest of what the batches weighed since the last record
         self._calls = RollCall()
         self._handles: list[Any] = []
@@ -115,7 +116,7 @@ class GradientSync:
     def _ends_forward(self, model: Any, inputs: Any, output: Any) -> None:
         for one in tensors_in(output) if torch.is_grad_enabled() else ():
             if one.grad_fn is not None:
-                one.register_hook(lambda _: self._calls.backward())
+                one.register_hook(lambda _: self._calls.backward())  # type: ignore[no-untyped-call]
 
     def begin_window(self) -> None:
         """Notes how many forward passes there were before."""
@@ -168,9 +169,33 @@ class GradientSync:
             self.unit = distributed.sum_of(first)[0] or 1.0
         return weight / self.unit
 
-    def inputs(self, parameters: list[Tensor]) -> list[Tensor]:
-        """What backward is to give gradients to: what stands for the parameters in the graph."""
-        return parameters if self._sharded is None else self._sharded.leaves(parameters)
+    def backward(self, loss: Tensor, optimizer: Optimizer, parameters: Sequence[Tensor], retain_graph: bool) -> None:
+        """Adds the gradients of a loss for the parameters of an optimizer."""
+        if not self.is_part(optimizer, parameters):
+            # Of a sharded model, what stands for the parameters in the graph.
+            inputs = parameters if self._sharded is None else self._sharded.leaves(parameters)
+            torch.autograd.backward(loss, retain_graph=retain_graph, inputs=inputs)
+            return
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+    def is_part(self, optimizer: Optimizer, parameters: Sequence[Tensor]) -> bool:
+        """Whether an optimizer has some of the parameters of a model under DDP and not all that are trained.
+
+        In a backward pass for them alone DDP would wait for the others: `backward` makes one that it does not see, and
+        the gradients are to be reduced.
+        """
+        known = self._parts.get(optimizer)
+        if known is None or known[0] != len(parameters):
+            given = {id(one) for one in parameters}
+            models = [
+                {id(one) for one in replica.module.parameters() if one.requires_grad} for replica in self._replicas
+            ]
+            apart = any(not given.isdisjoint(trained) and not given.issuperset(trained) for trained in models)
+            known = self._parts[optimizer] = (len(parameters), apart)
+        return known[1]
 
     def stand_in(self, loss: Tensor, share: Any, parameters: Sequence[Tensor]) -> Tensor:
         """The loss of a batch that counts nothing: without it the others would wait for its gradients."""
@@ -180,20 +205,24 @@ class GradientSync:
         return torch.stack([(parameter * 0).sum() for parameter in parameters]).sum()
 
     def reduce(self, parameters: Sequence[Tensor]) -> None:
-        """Averages gradients that were gathered without the others, as of a window that its loader cut short."""
+        """Averages gradients that were gathered without the others, as of a window that its loader cut short.
+
+        A parameter to which no process has a gradient gets none.
+        """
         parameters = [one for one in parameters if not hasattr(one, "device_mesh")]  # the others are summed already
         kinds = {(parameter.dtype, parameter.device) for parameter in parameters}
         for dtype, device in sorted(kinds, key=str):
             alike = [one for one in parameters if one.dtype is dtype and one.device == device]
-            for parameter in alike:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-            gradients = [parameter.grad for parameter in alike if parameter.grad is not None]
-            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            there = [float(one.grad is not None) for one in alike]
+            gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in alike]
+            flat = torch.cat([torch.tensor(there, dtype=dtype, device=device), *(one.reshape(-1) for one in gradients)])
             dist.all_reduce(flat)
             flat /= distributed.world_size()
-            for gradient, part in zip(gradients, torch.split(flat, [one.numel() for one in gradients]), strict=True):
-                gradient.copy_(part.view_as(gradient))
+            anywhere, *parts = torch.split(flat, [len(alike), *(one.numel() for one in gradients)])
+            known = there if all(there) else anywhere.tolist()  # which waits for an accelerator
+            for parameter, gradient, part, one in zip(alike, gradients, parts, known, strict=True):
+                if one:  # not in place: two parameters may have been given one gradient
+                    parameter.grad = torch.empty_like(gradient).copy_(part.view_as(gradient))
 
     def check(self, optimizer: Optimizer) -> None:
         """Looks before a step whether its gradients are those of all processes.

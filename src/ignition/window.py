@@ -210,9 +210,10 @@ class Window:
         if scaler is not None:
             loss = scaler.scale(loss)
         with without_autocast(self._device):
-            if counts:
-                inputs = parameters if self._sync is None else self._sync.inputs(parameters)
-                torch.autograd.backward(loss, retain_graph=retain_graph, inputs=inputs)
+            if counts and self._sync is None:
+                torch.autograd.backward(loss, retain_graph=retain_graph, inputs=parameters)
+            elif counts and self._sync is not None:
+                self._sync.backward(loss, optimizer, parameters, retain_graph)
             return self._step(optimizer, gathered, with_norm) if self.closing else None
 
     def _gather(self, optimizer: Optimizer, parameters: list[Tensor]) -> _Gathered:
@@ -261,7 +262,8 @@ class Window:
         if self._sync is not None:
             average = gathered.average or self._sync.total(total, self._place(optimizer))
             total = average.value()
-            if gathered.average is None:  # the window's last batch was not known to be it
+            # The window's last batch was not known to be it; or DDP has no share in gradients of a part of its model.
+            if gathered.average is None or self._sync.is_part(optimizer, gathered.parameters):
                 self._sync.reduce(gathered.parameters)
             self._sync.check(optimizer)
         parameters, gradients = _with_gradients(optimizer)
