@@ -9,11 +9,11 @@ import pytest
 import torch
 from ending import end_each
 from processes import free_port, run_processes
-from small import loader, net, raised, read
+from small import loader, net, raised, read, samples
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
-from ignition import Trainer, evaluate, evaluate_on_batch, optimize, predict, sanity_checks
+from ignition import TensorLoader, Trainer, evaluate, evaluate_on_batch, optimize, predict, sanity_checks
 from ignition.callbacks import Checkpoint, TerminateOnNaN
 from ignition.parting import check_alike, together
 
@@ -77,6 +77,10 @@ class BrokenData(Dataset):
         if place == 12:
             fail()
         return torch.zeros(4), 0
+
+
+def sampled(count):
+    return loader(40, sampler=SubsetRandomSampler(range(count)))
 
 
 class Uncounted:
@@ -230,6 +234,21 @@ DIFFERENCES = {
     "a loader": (lambda: trainer_of(train=loader(21 + 4 * of_one())).fit(epochs=1), "train_loader is [6, 21] in proc"),
     "a test loader": (lambda: trainer_of(test=loader(21 + 4 * of_one())).fit(epochs=1), "test_loader is [6, 21] in p"),
     "a list": (lambda: trainer_of(train=list(loader(21 + 4 * of_one()))).fit(epochs=1), "train_loader is [6, null]"),
+    "samples in memory": (
+        lambda: trainer_of(train=TensorLoader(*samples(21 + of_one()), batch_size=4)).fit(epochs=1),
+        "train_samples is [21, 4] in process 0 and [22, 4] in process 1",
+    ),
+    "samples in a list": (
+        lambda: trainer_of(test=list(loader(21 + of_one()))).fit(epochs=1), "test_samples is [21, null] in process 0"
+    ),
+    "samples of a sampler": (lambda: trainer_of(train=sampled(21 + of_one())).fit(epochs=1), "train_samples is [21"),
+    "samples of an evaluation": (
+        lambda: trainer_of().evaluate(list(loader(21 + of_one()))), "evaluate alike: samples is [21, null] in process 0"
+    ),
+    "samples to predict": (
+        lambda: predict(net(), lambda model, x: model(x), TensorLoader(*samples(21 + of_one()), batch_size=4)),
+        "predict alike: samples is [21, 4] in process 0",
+    ),
     "an iterable": (lambda: trainer_of(train=Uncounted()).fit(epochs=1), "more batches in one process than in another"),
     "epochs": (lambda: trainer_of().fit(epochs=1 + of_one()), "epochs is 1 in process 0 and 2 in process 1"),
     "a model": (lambda: trainer_of(model=nn.Linear(4, 3 + of_one())).fit(epochs=1), "model is "),

@@ -145,8 +145,8 @@ def check_alike(what: str, **settings: Any) -> None:
             expected=_EXPECTED,
             fix=_FIX,
         )
-    for name in settings:
-        values = [one[name] for _, one in said]
+    for name in dict.fromkeys(name for _, one in said for name in one):
+        values = [one.get(name) for _, one in said]
         if any(value != values[0] for value in values):
             other = next(number for number, value in enumerate(values) if value != values[0])
             raise ProcessError(

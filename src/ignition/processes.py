@@ -14,7 +14,7 @@ from ignition import distributed, rng
 from ignition.batch_norm import synchronise_batch_norm
 from ignition.gradient_sync import GradientSync
 from ignition.parting import check_alike, together
-from ignition.reading import size_of
+from ignition.reading import samples_of, size_of
 from ignition.strategy import DDP, FSDP, replicated
 from ignition.structure import like, named
 
@@ -164,6 +164,8 @@ class Processes:
             }
             check_alike(
                 what, **goal, train_loader=size_of(trainer.train_loader), test_loader=size_of(trainer.test_loader),
+                train_samples=samples_of(trainer.train_loader, trainer.batch_axis),
+                test_samples=samples_of(trainer.test_loader, trainer.batch_axis),
                 model=models, optimizer={name: type(one).__name__ for name, one in named(trainer.optimizer).items()},
                 callbacks=[type(one).__name__ for one in trainer.callbacks], hyper=sorted(trainer.hyper),
                 step=trainer.step, epoch=trainer.epoch,
