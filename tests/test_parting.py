@@ -13,7 +13,7 @@ from small import loader, net, raised, read, samples
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
-from ignition import TensorLoader, Trainer, evaluate, evaluate_on_batch, optimize, predict, sanity_checks
+from ignition import DDP, TensorLoader, Trainer, evaluate, evaluate_on_batch, optimize, predict, sanity_checks
 from ignition.callbacks import Checkpoint, TerminateOnNaN
 from ignition.parting import check_alike, together
 
@@ -44,8 +44,29 @@ def trainer_of(before_step=None, model=None, optimizer=None, names=str, **parts)
         optimize(loss, optimizer)
         return {names("loss"): loss}
 
-    parts = {"train": loader(40), "test": loader(), "eval_fn": evaluate_one, **parts}
-    return Trainer(model, optimizer, train_fn, parts["train"], parts["eval_fn"], parts["test"], progress=False)
+    parts = {"train": loader(40), "test": loader(), "eval_fn": evaluate_one, "options": {}, **parts}
+    return Trainer(
+        model, optimizer, train_fn, parts["train"], parts["eval_fn"], parts["test"], progress=False, **parts["options"]
+    )
+
+
+def with_options(**options):
+    trainer_of(options=options).fit(epochs=1)
+
+
+def with_rates(rate, groups=1, later=None, **settings):
+    """A training whose optimizer is set otherwise in one process, from the start or from its third step on."""
+    model = net()
+    parts = [[one for one in model.parameters()][index::groups] for index in range(groups)]
+    optimizer = torch.optim.SGD([{"params": part} for part in parts], rate, **settings)
+    trainer = trainer_of(model=model, optimizer=optimizer)
+
+    @trainer.on("step_end")
+    def change(trainer):
+        if later is not None and of_one() and trainer.step == 3:
+            optimizer.param_groups[0]["lr"] = later
+
+    trainer.fit(epochs=1)
 
 
 def evaluate_one(model, x, y):
@@ -234,6 +255,25 @@ DIFFERENCES = {
     "a loader": (lambda: trainer_of(train=loader(21 + 4 * of_one())).fit(epochs=1), "train_loader is [6, 21] in proc"),
     "a test loader": (lambda: trainer_of(test=loader(21 + 4 * of_one())).fit(epochs=1), "test_loader is [6, 21] in p"),
     "a list": (lambda: trainer_of(train=list(loader(21 + 4 * of_one()))).fit(epochs=1), "train_loader is [6, null]"),
+    "a learning rate": (lambda: with_rates(0.1 + 0.1 * of_one()), "optimizer.param_groups[0]['lr'] is 0.1 in proc"),
+    "a momentum": (lambda: with_rates(0.1, momentum=0.9 * of_one()), "optimizer.param_groups[0]['momentum'] is 0"),
+    "a rate that is changed later": (
+        lambda: with_rates(0.1, later=0.5), "optimizer.param_groups[0]['lr'] is 0.1 in process 0 and 0.5 in process 1"
+    ),
+    "groups": (lambda: with_rates(0.1, groups=1 + of_one()), "optimizer.param_groups[1]['lr'] is null in process 0"),
+    "accumulate": (lambda: with_options(accumulate=1 + of_one()), "accumulate is 1 in process 0 and 2 in process 1"),
+    "strategy": (lambda: with_options(strategy="fsdp" if of_one() else "ddp"), "train alike: strategy is "),
+    "options of a strategy": (lambda: with_options(strategy=DDP(static_graph=of_one())), "train alike: strategy is "),
+    "precision": (lambda: with_options(precision="bf16" if of_one() else "fp32"), 'precision is "fp32" in process 0'),
+    "clip_norm": (lambda: with_options(clip_norm=1.0 if of_one() else None), "clip_norm is null in process 0 and 1.0"),
+    "a seed": (lambda: with_options(seed=3 if of_one() else None), 'seed is "drawn" in process 0 and "given" in proc'),
+    "compile": (lambda: with_options(compile={"backend": "eager"} if of_one() else False), "compile is false in proc"),
+    "batch_axis": (lambda: with_options(batch_axis=int(of_one())), "batch_axis is 0 in process 0 and 1 in process 1"),
+    "options of a sweep": (lambda: trainer_of().find_lr(steps=5 + of_one()), "sweep learning rates alike: steps is 5"),
+    "a sweep beside a fit": (
+        lambda: trainer_of().find_lr(steps=5) if of_one() else trainer_of().fit(epochs=1),
+        "process 0 is about to train, and process 1 to sweep learning rates",
+    ),
     "samples in memory": (
         lambda: trainer_of(train=TensorLoader(*samples(21 + of_one()), batch_size=4)).fit(epochs=1),
         "train_samples is [21, 4] in process 0 and [22, 4] in process 1",

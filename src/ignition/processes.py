@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from ignition.batch_norm import synchronise_batch_norm
 from ignition.gradient_sync import GradientSync
 from ignition.parting import check_alike, together
 from ignition.reading import samples_of, size_of
+from ignition.said import plainly, settings_of
 from ignition.strategy import DDP, FSDP, replicated
 from ignition.structure import like, named
 
@@ -163,13 +165,36 @@ class Processes:
                 for name, one in named(trainer.model).items()
             }
             check_alike(
-                what, **goal, train_loader=size_of(trainer.train_loader), test_loader=size_of(trainer.test_loader),
+                what, **goal, **self._options_of(trainer),
+                train_loader=size_of(trainer.train_loader), test_loader=size_of(trainer.test_loader),
                 train_samples=samples_of(trainer.train_loader, trainer.batch_axis),
                 test_samples=samples_of(trainer.test_loader, trainer.batch_axis),
                 model=models, optimizer={name: type(one).__name__ for name, one in named(trainer.optimizer).items()},
                 callbacks=[type(one).__name__ for one in trainer.callbacks], hyper=sorted(trainer.hyper),
-                step=trainer.step, epoch=trainer.epoch,
+                step=trainer.step, epoch=trainer.epoch, **settings_of(trainer.optimizer),
             )  # fmt: skip
+
+    def _options_of(self, trainer: Any) -> dict[str, Any]:
+        rules = trainer.training.rules
+        options = {
+            "strategy": self.strategy, "accumulate": rules.accumulate, "clip_norm": rules.clip_norm,
+            "precision": trainer._precision, "compile": trainer.compile, "batch_axis": trainer.batch_axis,
+            "device": self._device.type, "seed": "drawn" if self._seed_drawn else "given",
+        }  # fmt: skip
+        return {name: plainly(value) for name, value in options.items()}
+
+    def check_settings(self, trainer: Any) -> None:
+        """Compares the learning rates and all else that is set of the optimizers. Waits for all processes.
+
+        Raises:
+            ProcessError: If they differ.
+        """
+        if not self.many:
+            return
+        settings = settings_of(trainer.optimizer)
+        mine = json.dumps(settings)
+        if len(set(distributed.gather_texts(hashlib.sha256(mine.encode()).hexdigest()))) > 1:
+            check_alike("train", **settings)
 
     def notes(self, name: str, value: Any) -> bool:
         """Notes what this process is asked for, if others have to agree; False in one process. Safe anywhere."""
