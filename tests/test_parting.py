@@ -13,7 +13,17 @@ from small import loader, net, raised, read, samples
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
-from ignition import DDP, TensorLoader, Trainer, evaluate, evaluate_on_batch, optimize, predict, sanity_checks
+from ignition import (
+    DDP,
+    TensorLoader,
+    Trainer,
+    distributed,
+    evaluate,
+    evaluate_on_batch,
+    optimize,
+    predict,
+    sanity_checks,
+)
 from ignition.callbacks import Checkpoint, TerminateOnNaN
 from ignition.parting import check_alike, together
 
@@ -182,6 +192,14 @@ def outside_of_fit():
     trainer.fit(epochs=1)
 
 
+def in_main_first(number):
+    """One process fails where the others wait for it, before there is a Trainer."""
+    with distributed.main_first():
+        if distributed.rank() == number:
+            fail()
+    trainer_of().fit(epochs=1)
+
+
 def goes_on_after_it():
     trainer = trainer_of()
     first = raised(lambda: trainer.evaluate(loader(21 + 4 * of_one())))
@@ -239,6 +257,7 @@ FAULTS = {
     ),
     "a death": (lambda: trainer_of(after(2, lambda: os._exit(9))).fit(epochs=1), "", GONE),
     "outside of fit": (outside_of_fit, BROKEN, TOLD),
+    "the block of main_first": (lambda: in_main_first(1), BROKEN, TOLD),
     "one that ends early": (ends_early, "nothing", TRAINS),
     "a bad argument": (
         lambda: trainer_of(optimizer=3 if of_one() else None), "ArgumentError: optimizer is a int",
@@ -305,6 +324,7 @@ DIFFERENCES = {
     "a load": (loads_alone, "process 0 is about to train, and process 1 to load"),
     "outputs": (lambda: predict(net(), lambda model, x: model(x)[:, : 2 + of_one()], loader()), "outputs is"),
     "an evaluation's loader": (lambda: trainer_of().evaluate(loader(21 + 4 * of_one())), "loader is [6, 21] in proc"),
+    "the block of main_first in the first": (lambda: in_main_first(0), "Broken: as it was told"),
     "a second try": (goes_on_after_it, "have parted"),
     "the same error": (goes_on_after_the_same, "Broken: ArgumentError | CheckpointError | BatchError | nothing"),
     "checks": (lambda: sanity_checks(trainer_of()), "sanity_checks was called in one of 2 processes"),

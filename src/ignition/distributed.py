@@ -16,7 +16,7 @@ import gc
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -79,17 +79,20 @@ def barrier() -> None:
     """Waits here until every process has come here.
 
     Raises:
-        ProcessError: If the processes have parted after an error.
-        RuntimeError: torch's own, if a process is gone or none comes for long (by default 30 minutes).
+        ProcessError: If another process has failed or is gone.
+        RuntimeError: torch's own, if none comes for long (by default 30 minutes).
     """
     start()
     if world_size() > 1:
-        dist.barrier(control_group())
+        with _state.together():
+            dist.barrier(control_group())
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
     """Runs the ``with`` block in the first process, and then in the others: for what is to be downloaded once.
+
+    An error in it ends all processes, as one in a fit does.
 
     Returns:
         A context, in which nothing is given.
@@ -103,11 +106,15 @@ def main_first() -> Iterator[None]:
     """
     if not is_main():
         barrier()
-    try:
+    with _state.together():
         yield
-    finally:
-        if is_main():
-            barrier()
+    if is_main():
+        barrier()
+
+
+def ended_by(together: Callable[[], AbstractContextManager[None]]) -> None:
+    """Sets in what context the processes wait for one another here: `ignition.parting`, which ends all for an error."""
+    _state.together = together
 
 
 def one_voice() -> AbstractContextManager[None]:
@@ -294,6 +301,7 @@ class _State:
     left = False
     control: tuple[Any, Any, Any] | None = None
     saving: tuple[Any, Any] | None = None
+    together: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
 
 _state = _State()
