@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from processes import run_processes
-from small import loader, net, read, values, write
+from small import loader, net, raised, read, values, write
 from torch import nn
 
-from ignition import DDP, Trainer, optimize
+from ignition import DDP, FSDP, Trainer, optimize
 from ignition.callbacks import EMA
 
 
@@ -160,3 +160,56 @@ def test_two_optimizers_for_parts_of_one_model_step_as_in_one_process(tmp_path, 
         for name in ("ddp", "unused", "plain", "fsdp"):
             assert one[name] == pytest.approx(alone, abs=1e-6), name
         assert one["windows"] == pytest.approx(windows, abs=1e-6)
+
+
+# A second Trainer for a model that is sharded
+
+
+def trained_twice(folder):
+    """Two Trainers for one model, whose optimizers were both made before it was sharded, and one made after it."""
+    found = {}
+    for again in (True, False):
+        strategy = FSDP(reshard_after_forward=again)
+        model = net()
+        optimizers = [torch.optim.Adam(model.parameters(), 0.01), torch.optim.SGD(model.parameters(), 0.1)]
+        adam(model=model, optimizer=optimizers[0], strategy=strategy).fit(epochs=1)
+        second = adam(model=model, optimizer=optimizers[1], strategy=strategy)
+        second.callbacks = [EMA(0.5)]
+        found[f"evaluated {again}"] = second.find_lr(steps=3).losses
+        second.fit(epochs=1)
+        found[f"average {again}"] = whole(second.averaged["ema"])
+        third = adam(model=model, optimizer=torch.optim.SGD(model.parameters(), 0.1), strategy=strategy)
+        third.fit(epochs=1)
+        found[f"values {again}"] = whole(model)
+    other = adam(model=model, optimizer=optimizers[0], strategy=FSDP(precision="bf16"))
+    found["other"] = raised(lambda: other.fit(epochs=1))
+    write(folder, found)
+
+
+def twice_by_hand(size):
+    model = net()
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
+    averages = []
+    makers = [lambda one: torch.optim.Adam(one, 0.01), lambda one: torch.optim.SGD(one, 0.1)]
+    for number, make in enumerate([*makers, makers[1]]):
+        optimizer = make(model.parameters())
+        if number == 1:
+            average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average.multi_avg_fn)
+        for x, y in loader(24, size):
+            optimizer.zero_grad()
+            loss_of(model, x, y).backward()
+            optimizer.step()
+            average.update_parameters(model)
+        averages.append(values(average.module))
+    return averages[1], values(model)
+
+
+@pytest.mark.slow
+def test_a_second_trainer_goes_on_with_a_sharded_model(tmp_path):
+    run_processes(trained_twice, 2, tmp_path, folder=tmp_path)
+    average, last = twice_by_hand(8)
+    for one in read(tmp_path, 2):
+        for again in (True, False):
+            assert one[f"values {again}"] == pytest.approx(last, abs=1e-6)
+            assert one[f"average {again}"] == pytest.approx(average, abs=1e-6)
+        assert "is sharded already" in one["other"]

@@ -17,7 +17,7 @@ from ignition.gradient_sync import GradientSync
 from ignition.parting import check_alike, together
 from ignition.reading import samples_of, size_of
 from ignition.said import plainly, settings_of
-from ignition.strategy import DDP, FSDP, replicated
+from ignition.strategy import DDP, FSDP, is_sharded, replicated
 from ignition.structure import like, named
 
 if TYPE_CHECKING:
@@ -111,7 +111,11 @@ class Processes:
 
     def shard(self, trainer: Any) -> None:
         """Shards the models in place, where they are to be and are not yet; all processes must call it."""
-        if not self.many or not isinstance(self.strategy, FSDP) or self.sharded is not None:
+        if not self.many or not isinstance(self.strategy, FSDP):
+            return
+        self.take_up(trainer)
+        if self.sharded is not None:
+            self.sharded.adopt(trainer.optimizer)
             return
         # Where they are wanted: they take long to import.
         from torch.distributed.device_mesh import init_device_mesh
@@ -125,6 +129,13 @@ class Processes:
         mesh = init_device_mesh(self._device.type, (distributed.world_size(),))
         distributed.saving_group()  # all processes make it together
         self.sharded = shard(trainer.model, trainer.optimizer, self.strategy, mesh, averages)
+
+    def take_up(self, trainer: Any) -> None:
+        """Goes on with models that another Trainer has sharded in the same way."""
+        if self.many and isinstance(self.strategy, FSDP) and self.sharded is None and is_sharded(trainer.model):
+            from ignition.fsdp import sharded_before
+
+            self.sharded = sharded_before(trainer.model, self.strategy)
 
     def forget_pass(self) -> None:
         """After an error: a forward or backward pass of a sharded model may have been cut short."""
