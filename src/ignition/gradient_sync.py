@@ -98,7 +98,8 @@ class GradientSync:
             self._handles.append(part.register_forward_hook(self._ends_forward, prepend=True))
 
     def detach(self) -> None:
-        """Takes back what `attach` did."""
+        """Takes back what `attach` did; after an error others wait until the exchanges are let go of."""
+        self._calls.forget()
         for replica in self._replicas:
             replica.forward_passes.announce = None
         for handle in self._handles:

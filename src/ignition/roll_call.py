@@ -47,8 +47,15 @@ class Word:
     def heard(self) -> list[int]:
         """What each process has said. Waits for all of them."""
         if self._work is not None:
-            self._work.wait()
+            try:
+                self._work.wait()
+            finally:
+                self.drop()
         return [int(code) for code in self._said[1:].tolist()]
+
+    def drop(self) -> None:
+        """Lets go of the exchange: while it is there its connections stay open, and others wait for this process."""
+        self._work = None
 
     @property
     def value(self) -> float:
@@ -101,6 +108,11 @@ class RollCall:
         word = Word(code, value)
         self._open.append((self.batch, word))
         return word
+
+    def forget(self) -> None:
+        """Gives up what is on its way."""
+        while self._open:
+            self._open.pop()[1].drop()
 
     def hear(self, earlier: bool = False) -> None:
         """Looks at all that was said since the last time. Waits for all processes.
