@@ -18,8 +18,8 @@ ROOT = Path(ignition.__file__).parent
 ORDER = """
     errors types structure position running files distributed parting
     device generators rng shards keyed_order keyed precision dtensors fsdp_plan fsdp sharded_weights weighing strategy
-    batch_norm gradient_sync window optimize duration transfer
-    memory metric_objects means metrics tensor_loader data reading processes signature modes notes optimizers
+    batch_norm roll_call gradient_sync gradients window optimize duration transfer
+    memory metric_objects means metrics tensor_loader data reading said processes signature modes notes optimizers
     capturable granted side_effects step_graphs predictions
     ranking plots figures records markup history notebook progress buffers weights averages lr_finder
     report arguments goal passes loader_place loader_advice

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
+from ending import end_each
 from processes import free_port, run_processes
-from small import loader, net, raised, read
+from small import loader, net, raised, read, samples
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
-from ignition import Trainer, distributed, evaluate, evaluate_on_batch, optimize, parting, predict, sanity_checks
+from ignition import (
+    DDP,
+    TensorLoader,
+    Trainer,
+    distributed,
+    evaluate,
+    evaluate_on_batch,
+    optimize,
+    predict,
+    sanity_checks,
+)
 from ignition.callbacks import Checkpoint, TerminateOnNaN
 from ignition.parting import check_alike, together
-
-LIMIT = 10.0
 
 
 class Broken(Exception):
@@ -48,8 +54,29 @@ def trainer_of(before_step=None, model=None, optimizer=None, names=str, **parts)
         optimize(loss, optimizer)
         return {names("loss"): loss}
 
-    parts = {"train": loader(40), "test": loader(), "eval_fn": evaluate_one, **parts}
-    return Trainer(model, optimizer, train_fn, parts["train"], parts["eval_fn"], parts["test"], progress=False)
+    parts = {"train": loader(40), "test": loader(), "eval_fn": evaluate_one, "options": {}, **parts}
+    return Trainer(
+        model, optimizer, train_fn, parts["train"], parts["eval_fn"], parts["test"], progress=False, **parts["options"]
+    )
+
+
+def with_options(**options):
+    trainer_of(options=options).fit(epochs=1)
+
+
+def with_rates(rate, groups=1, later=None, **settings):
+    """A training whose optimizer is set otherwise in one process, from the start or from its third step on."""
+    model = net()
+    parts = [[one for one in model.parameters()][index::groups] for index in range(groups)]
+    optimizer = torch.optim.SGD([{"params": part} for part in parts], rate, **settings)
+    trainer = trainer_of(model=model, optimizer=optimizer)
+
+    @trainer.on("step_end")
+    def change(trainer):
+        if later is not None and of_one() and trainer.step == 3:
+            optimizer.param_groups[0]["lr"] = later
+
+    trainer.fit(epochs=1)
 
 
 def evaluate_one(model, x, y):
@@ -81,6 +108,10 @@ class BrokenData(Dataset):
         if place == 12:
             fail()
         return torch.zeros(4), 0
+
+
+def sampled(count):
+    return loader(40, sampler=SubsetRandomSampler(range(count)))
 
 
 class Uncounted:
@@ -161,6 +192,14 @@ def outside_of_fit():
     trainer.fit(epochs=1)
 
 
+def in_main_first(number):
+    """One process fails where the others wait for it, before there is a Trainer."""
+    with distributed.main_first():
+        if distributed.rank() == number:
+            fail()
+    trainer_of().fit(epochs=1)
+
+
 def goes_on_after_it():
     trainer = trainer_of()
     first = raised(lambda: trainer.evaluate(loader(21 + 4 * of_one())))
@@ -218,6 +257,7 @@ FAULTS = {
     ),
     "a death": (lambda: trainer_of(after(2, lambda: os._exit(9))).fit(epochs=1), "", GONE),
     "outside of fit": (outside_of_fit, BROKEN, TOLD),
+    "the block of main_first": (lambda: in_main_first(1), BROKEN, TOLD),
     "one that ends early": (ends_early, "nothing", TRAINS),
     "a bad argument": (
         lambda: trainer_of(optimizer=3 if of_one() else None), "ArgumentError: optimizer is a int",
@@ -234,6 +274,40 @@ DIFFERENCES = {
     "a loader": (lambda: trainer_of(train=loader(21 + 4 * of_one())).fit(epochs=1), "train_loader is [6, 21] in proc"),
     "a test loader": (lambda: trainer_of(test=loader(21 + 4 * of_one())).fit(epochs=1), "test_loader is [6, 21] in p"),
     "a list": (lambda: trainer_of(train=list(loader(21 + 4 * of_one()))).fit(epochs=1), "train_loader is [6, null]"),
+    "a learning rate": (lambda: with_rates(0.1 + 0.1 * of_one()), "optimizer.param_groups[0]['lr'] is 0.1 in proc"),
+    "a momentum": (lambda: with_rates(0.1, momentum=0.9 * of_one()), "optimizer.param_groups[0]['momentum'] is 0"),
+    "a rate that is changed later": (
+        lambda: with_rates(0.1, later=0.5), "optimizer.param_groups[0]['lr'] is 0.1 in process 0 and 0.5 in process 1"
+    ),
+    "groups": (lambda: with_rates(0.1, groups=1 + of_one()), "optimizer.param_groups[1]['lr'] is null in process 0"),
+    "accumulate": (lambda: with_options(accumulate=1 + of_one()), "accumulate is 1 in process 0 and 2 in process 1"),
+    "strategy": (lambda: with_options(strategy="fsdp" if of_one() else "ddp"), "train alike: strategy is "),
+    "options of a strategy": (lambda: with_options(strategy=DDP(static_graph=of_one())), "train alike: strategy is "),
+    "precision": (lambda: with_options(precision="bf16" if of_one() else "fp32"), 'precision is "fp32" in process 0'),
+    "clip_norm": (lambda: with_options(clip_norm=1.0 if of_one() else None), "clip_norm is null in process 0 and 1.0"),
+    "a seed": (lambda: with_options(seed=3 if of_one() else None), 'seed is "drawn" in process 0 and "given" in proc'),
+    "compile": (lambda: with_options(compile={"backend": "eager"} if of_one() else False), "compile is false in proc"),
+    "batch_axis": (lambda: with_options(batch_axis=int(of_one())), "batch_axis is 0 in process 0 and 1 in process 1"),
+    "options of a sweep": (lambda: trainer_of().find_lr(steps=5 + of_one()), "sweep learning rates alike: steps is 5"),
+    "a sweep beside a fit": (
+        lambda: trainer_of().find_lr(steps=5) if of_one() else trainer_of().fit(epochs=1),
+        "process 0 is about to train, and process 1 to sweep learning rates",
+    ),
+    "samples in memory": (
+        lambda: trainer_of(train=TensorLoader(*samples(21 + of_one()), batch_size=4)).fit(epochs=1),
+        "train_samples is [21, 4] in process 0 and [22, 4] in process 1",
+    ),
+    "samples in a list": (
+        lambda: trainer_of(test=list(loader(21 + of_one()))).fit(epochs=1), "test_samples is [21, null] in process 0"
+    ),
+    "samples of a sampler": (lambda: trainer_of(train=sampled(21 + of_one())).fit(epochs=1), "train_samples is [21"),
+    "samples of an evaluation": (
+        lambda: trainer_of().evaluate(list(loader(21 + of_one()))), "evaluate alike: samples is [21, null] in process 0"
+    ),
+    "samples to predict": (
+        lambda: predict(net(), lambda model, x: model(x), TensorLoader(*samples(21 + of_one()), batch_size=4)),
+        "predict alike: samples is [21, 4] in process 0",
+    ),
     "an iterable": (lambda: trainer_of(train=Uncounted()).fit(epochs=1), "more batches in one process than in another"),
     "epochs": (lambda: trainer_of().fit(epochs=1 + of_one()), "epochs is 1 in process 0 and 2 in process 1"),
     "a model": (lambda: trainer_of(model=nn.Linear(4, 3 + of_one())).fit(epochs=1), "model is "),
@@ -250,56 +324,22 @@ DIFFERENCES = {
     "a load": (loads_alone, "process 0 is about to train, and process 1 to load"),
     "outputs": (lambda: predict(net(), lambda model, x: model(x)[:, : 2 + of_one()], loader()), "outputs is"),
     "an evaluation's loader": (lambda: trainer_of().evaluate(loader(21 + 4 * of_one())), "loader is [6, 21] in proc"),
+    "the block of main_first in the first": (lambda: in_main_first(0), "Broken: as it was told"),
     "a second try": (goes_on_after_it, "have parted"),
     "the same error": (goes_on_after_the_same, "Broken: ArgumentError | CheckpointError | BatchError | nothing"),
     "checks": (lambda: sanity_checks(trainer_of()), "sanity_checks was called in one of 2 processes"),
 }  # fmt: skip
 
 
-def end_each(folder, *ports):
-    """Each fault in processes of their own, which begin from here: so torch is imported once."""
-    torch.optim.SGD(net().parameters(), 0.1)  # imports what an optimizer needs
-    number, found = int(os.environ["RANK"]), {}
-    for (name, (call, *_)), port in zip((FAULTS | DIFFERENCES).items(), ports, strict=True):
-        begun, path = time.monotonic(), os.path.join(folder, f"said-{number}")
-        if os.path.exists(path):
-            os.remove(path)
-        child = os.fork()
-        if not child:
-            os.environ["MASTER_PORT"] = port
-            parting._SECONDS_FOR_A_WORD, distributed.SECONDS_FOR_A_MEETING = 1.0, 2.0
-            _end_as(call, path)
-        status = None
-        while status is None and time.monotonic() < begun + LIMIT:
-            done, status = os.waitpid(child, os.WNOHANG)
-            status = os.waitstatus_to_exitcode(status) if done else time.sleep(0.02)
-        if status is None:
-            os.kill(child, 9)
-            os.waitpid(child, 0)
-        found[name] = [status, Path(path).read_text() if os.path.exists(path) else ""]
-    Path(folder, f"result-{number}.json").write_text(json.dumps(found))
-
-
-def _end_as(call, path):
-    """Ends this process as Python would after `call`, and notes what was raised."""
-    status, said = 0, "nothing"
-    try:
-        call()
-    except SystemExit:
-        said = "exit"
-    except BaseException as error:
-        sys.excepthook(type(error), error, error.__traceback__)
-        status, said = 1, f"{type(error).__name__}: {error}".partition("\n")[0]
-    Path(path).write_text(said)
-    distributed.close()
-    os._exit(status)
+def end_all(folder, *ports):
+    end_each({name: call for name, (call, *_) in (FAULTS | DIFFERENCES).items()}, folder, ports)
 
 
 @pytest.mark.slow
 def test_whatever_one_process_does_the_other_ends_and_says_why(tmp_path):
     names = [*FAULTS, *DIFFERENCES]
     ports = [free_port() for _ in names]
-    run_processes(end_each, 2, tmp_path, *ports, folder=tmp_path, time_limit=180, patience=30)
+    run_processes(end_all, 2, tmp_path, *ports, folder=tmp_path, time_limit=180, patience=30)
     first, second = read(tmp_path, 2)
     assert [name for name in names if None in (first[name][0], second[name][0])] == []  # nobody hangs
     wrong = {

@@ -216,6 +216,33 @@ def test_torchrun_prints_an_error_between_two_fits_last(tmp_path: Path) -> None:
     assert "process 1 ended: ZeroDivisionError: between two fits" in errors
 
 
+BEFORE = """
+from ignition import distributed
+
+def fail(place):
+    if distributed.rank() == {rank} and place == "{place}":
+        raise ZeroDivisionError("before there is a Trainer")
+
+fail("at once")
+with distributed.main_first():
+    fail("main_first")
+fail("later")
+distributed.barrier()
+"""
+
+
+@pytest.mark.parametrize(("rank", "place"), [(1, "at once"), (0, "main_first"), (1, "main_first"), (0, "later")])
+def test_torchrun_prints_an_error_before_the_first_trainer_last(rank: int, place: str, tmp_path: Path) -> None:
+    script = tmp_path / "before.py"
+    script.write_text(BEFORE.format(rank=rank, place=place))
+    errors = finish(process := torchrun(2, {}, script=script))
+    assert process.returncode == 1
+    last = errors[errors.rindex("Root Cause") :]
+    assert f"rank      : {rank} (local_rank: {rank})" in last
+    assert "in fail" in last
+    assert last.rstrip(" =\n-").endswith("ZeroDivisionError: before there is a Trainer")
+
+
 @pytest.mark.parametrize("whom", ["torchrun", "torchrun and all of its processes"])
 def test_a_torchrun_that_is_asked_to_end_leaves_a_checkpoint_and_goes_on_to_the_same_bits(
     whom: str, tmp_path: Path, expected: Callable[..., Any], seen: Callable[..., None]

@@ -16,7 +16,7 @@ import gc
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -79,17 +79,20 @@ def barrier() -> None:
     """Waits here until every process has come here.
 
     Raises:
-        ProcessError: If the processes have parted after an error.
-        RuntimeError: torch's own, if a process is gone or none comes for long (by default 30 minutes).
+        ProcessError: If another process has failed or is gone.
+        RuntimeError: torch's own, if none comes for long (by default 30 minutes).
     """
     start()
     if world_size() > 1:
-        dist.barrier(control_group())
+        with _state.together():
+            dist.barrier(control_group())
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
     """Runs the ``with`` block in the first process, and then in the others: for what is to be downloaded once.
+
+    An error in it ends all processes, as one in a fit does.
 
     Returns:
         A context, in which nothing is given.
@@ -103,11 +106,15 @@ def main_first() -> Iterator[None]:
     """
     if not is_main():
         barrier()
-    try:
+    with _state.together():
         yield
-    finally:
-        if is_main():
-            barrier()
+    if is_main():
+        barrier()
+
+
+def ended_by(together: Callable[[], AbstractContextManager[None]]) -> None:
+    """Sets in what context the processes wait for one another here: `ignition.parting`, which ends all for an error."""
+    _state.together = together
 
 
 def one_voice() -> AbstractContextManager[None]:
@@ -174,21 +181,31 @@ def leave() -> None:
 
 def control_group() -> Any:
     """The group on the CPU over which all is told but gradients; made by all processes together, once."""
+    return _control()[1]
+
+
+def steps_group() -> Any:
+    """The one over which processes say what they do in a step: whoever has left it out says something else there."""
+    return _control()[2]
+
+
+def _control() -> tuple[Any, Any, Any]:
     start()
     if _state.control is None or _state.control[0] is not dist.group.WORLD:
         if _state.control is None:
             atexit.register(_let_go)
-        _state.control = dist.group.WORLD, dist.new_group(backend="gloo", timeout=_PATIENCE)
-    return _state.control[1]
+        groups = [dist.new_group(backend="gloo", timeout=_PATIENCE) for _ in range(2)]
+        _state.control = dist.group.WORLD, *groups
+    return _state.control
 
 
 @contextmanager
-def meeting() -> Iterator[None]:
-    """Inside the ``with`` block the control group waits ten minutes at most for those who do not come.
+def meeting(group: Any = None) -> Iterator[None]:
+    """Inside the ``with`` block a group, by default that of `control_group`, waits ten minutes at most for all to come.
 
     What then fails cannot be taken back: the group is of no more use.
     """
-    group = control_group()
+    group = group or control_group()
     if not hasattr(group, "set_timeout"):  # a release of torch that cannot change it
         yield
         return
@@ -282,8 +299,9 @@ class _State:
 
     opened = False
     left = False
-    control: tuple[Any, Any] | None = None
+    control: tuple[Any, Any, Any] | None = None
     saving: tuple[Any, Any] | None = None
+    together: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
 
 _state = _State()

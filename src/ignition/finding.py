@@ -38,25 +38,40 @@ def find_lr(
     check_sweep(start_lr, end_lr, steps, smoothing, metric)
     groups = _groups(trainer.optimizer, optimizer)
     check_not_empty(trainer.train_loader, "train_loader")
-    training, progress = trainer.training, trainer.training.progress
-    with together(), everything_restored(trainer):
-        training.is_fitting = True
-        trainer.stop_reason = None
-        dependents = bind_schedules(trainer.callbacks, trainer, training.train_signature.hyper_names)
-        training.train_signature.check_hyper(trainer.hyper)
-        training.seed()
-        training.wrap()
-        training.begin_fit(Events(trainer, (), ()), [*dependents, "find_lr"], [], [])
-        progress.begin("find_lr", steps)
-        try:
-            with explained(), this_run(Running(training.device, training=True, window=training.window)):
-                step = _stepping(training, _setter(groups), metric, progress)
-                return sweep(step, start_lr=start_lr, end_lr=end_lr, steps=steps, smoothing=smoothing, metric=metric)
-        finally:
-            if progress.is_open:
-                progress.end()
-            if training.window is not None:
-                training.window.detach()
+    training, progress = trainer.training, trainer.training.progress  # a trial has one that shows nothing
+    with together():
+        processes = training.processes
+        processes.check_alike(
+            trainer, "sweep learning rates", start_lr=start_lr, end_lr=end_lr, steps=steps, metric=metric,
+            swept=optimizer, smoothing=smoothing,
+        )  # fmt: skip
+        processes.shard(trainer)  # in place and for good, so before the parts are remembered
+        with everything_restored(trainer):
+            return _swept(trainer, groups, start_lr, end_lr, steps, metric, smoothing, progress)
+
+
+def _swept(
+    trainer: Trainer[Any], groups: list[dict[str, Any]], start_lr: float, end_lr: float, steps: int, metric: str,
+    smoothing: float, progress: Progress,
+) -> LRSweep:  # fmt: skip
+    training = trainer.training
+    training.is_fitting = True
+    trainer.stop_reason = None
+    dependents = bind_schedules(trainer.callbacks, trainer, training.train_signature.hyper_names)
+    training.train_signature.check_hyper(trainer.hyper)
+    training.seed()
+    training.wrap()
+    training.begin_fit(Events(trainer, (), ()), [*dependents, "find_lr"], [], [])
+    progress.begin("find_lr", steps)
+    try:
+        with explained(), this_run(Running(training.device, training=True, window=training.window)):
+            step = _stepping(training, _setter(groups), metric, progress)
+            return sweep(step, start_lr=start_lr, end_lr=end_lr, steps=steps, smoothing=smoothing, metric=metric)
+    finally:
+        if progress.is_open:
+            progress.end()
+        if training.window is not None:
+            training.window.detach()
 
 
 def _stepping(

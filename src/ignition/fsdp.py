@@ -7,11 +7,10 @@ Parallel", arXiv:2304.11277.
 
 from __future__ import annotations
 
-import copy
 import functools
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -20,14 +19,24 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ignition.device import tensors_in
 from ignition.dtensors import shard_like
 from ignition.errors import ArgumentError
-from ignition.fsdp_plan import check_model, check_optimizer, forward_methods, groups, policy_of
+from ignition.fsdp_plan import (
+    check_model,
+    check_optimizer,
+    check_same,
+    forward_methods,
+    groups,
+    make_contiguous,
+    policy_of,
+    skeleton,
+)  # fmt: skip
 from ignition.structure import named
 
-__all__ = ["Sharded", "broadcast_buffers", "check", "shard", "shard_optimizer_state"]
+__all__ = ["Sharded", "broadcast_buffers", "check", "shard", "shard_optimizer_state", "sharded_before"]
 
 _Leaves: TypeAlias = dict[int, tuple[Tensor, Tensor]]  # with the sharded parameter itself, so that its id stays its own
 
@@ -45,8 +54,20 @@ class Sharded:
         self.mesh = mesh
         self._options = options
         self._paths = {name: groups(model, options.wrap) for name, model in named(models).items()}
-        self._skeletons = {name: _skeleton(model) for name, model in named(models).items()}
+        self._skeletons = {name: skeleton(model) for name, model in named(models).items()}
         self._leaves: _Leaves = {}
+        self._renewed: Any = WeakIdKeyDictionary()  # from the parameters of before to the new ones
+        self._hooked: WeakSet[Optimizer] = WeakSet()
+
+    def adopt(self, optimizers: Any) -> None:
+        """Points optimizers that were made before to the sharded parameters, with what they keep of them."""
+        renewed = {id(old): new for old, new in self._renewed.items()}
+        for optimizer in named(optimizers).values():
+            if isinstance(optimizer, Optimizer):
+                _point_to(optimizer, renewed)
+                if not self._options.reshard_after_forward and optimizer not in self._hooked:
+                    self._hooked.add(optimizer)  # the next forward pass would use what the step has not changed
+                    optimizer.register_step_pre_hook(self.reshard)
 
     def leaves(self, parameters: Iterable[Tensor]) -> list[Tensor]:
         """What stands for the parameters in the graph: what ``backward(inputs=...)`` is to be given.
@@ -71,11 +92,14 @@ class Sharded:
         for model in named(self.models).values():
             model.set_requires_gradient_sync(on)
 
+    def parts(self) -> Iterator[Any]:
+        """The modules that are gathered each on its own, the outermost too."""
+        return (part for model in named(self.models).values() for part in _sharded_parts(model))
+
     def reshard(self, *_: Any) -> None:
         """Lets go of whole parameters that ``reshard_after_forward=False`` has kept; they would not be as stepped."""
-        for model in named(self.models).values():
-            for part in _sharded_parts(model):
-                part.reshard()
+        for part in self.parts():
+            part.reshard()
 
     def reset(self) -> None:
         """Forgets a forward or backward pass that an exception has cut short, and gradients kept from before it."""
@@ -93,14 +117,14 @@ class Sharded:
             name: Which model, as `ignition.structure.named` has it.
             make: Makes the average of a plain model: ``lambda model: AveragedModel(model, ...)``.
         """
-        skeleton = self._skeletons[name]
-        if skeleton is None:
+        empty = self._skeletons[name]
+        if empty is None:
             raise ArgumentError(
                 "an average was begun of a model that is sharded, and of which copy.deepcopy makes no copy",
                 expected="a model that can be copied, or the callback in the first fit",
                 fix="add EMA or SWA to the callbacks before the first fit",
             )
-        averaged = make(skeleton)
+        averaged = make(empty)
         self._shard(name, averaged.module, None)
         model, device = named(self.models)[name], torch.device(self.mesh.device_type)
         averaged.module._apply(  # type: ignore[no-untyped-call]
@@ -141,8 +165,8 @@ def check(models: Any, optimizers: Any, options: Any) -> None:
         if any(True for _ in _sharded_parts(model)):
             raise ArgumentError(
                 f"the model{f' {name!r}' if name else ''} is sharded already",
-                expected="one that is not, or is sharded by this Trainer alone",
-                fix="leave it to strategy=FSDP(...), or to fully_shard alone",
+                expected="one that is not, or whose models another Trainer has sharded in the same way",
+                fix="leave it to strategy=FSDP(...), or to fully_shard alone; give a further Trainer the same of both",
             )
     check_model(models)
     names = {id(one): _joined(name, path) for name, path, one in _parameters(models)}
@@ -186,30 +210,44 @@ def shard(
         if one.grad is not None and one.grad.layout is torch.strided
     }
     states += gradients.values()
-    _check_alike(mesh, [f"{tuple(one.shape)} {one.dtype} {one.requires_grad}" for one in states], memory)
+    check_same(mesh, [f"{tuple(one.shape)} {one.dtype} {one.requires_grad}" for one in states], memory)
     sharded = Sharded(models, options, mesh)
     for one in states:
         _broadcast(one, mesh)
     before = list(_parameters(models))
     for name, model in named(models).items():
-        _make_contiguous(model)
+        make_contiguous(model)
         sharded._shard(name, model, sharded._leaves)
         _settle(model)
     for kept in averages:
         for name, averaged in kept.items():
-            _make_contiguous(averaged.module)
+            make_contiguous(averaged.module)
             sharded._shard(name, averaged.module, None)
             _settle(averaged.module)
     after = {(name, path): parameter for name, path, parameter in _parameters(models)}
     renewed = {id(old): after[name, path] for name, path, old in before}
     for key, gradient in gradients.items():
         renewed[key].grad = shard_like(gradient, renewed[key])  # a step may still be to use it
-    for optimizer in named(optimizers).values():
-        if isinstance(optimizer, Optimizer):
-            _point_to(optimizer, renewed)
-            if not options.reshard_after_forward:  # the next forward pass would use what the step has not changed
-                optimizer.register_step_pre_hook(sharded.reshard)
+    for _, _, old in before:
+        sharded._renewed[old] = renewed[id(old)]
+    sharded.adopt(optimizers)
+    for model in named(models).values():
+        model._get_fsdp_state()._ignition = sharded
     return sharded
+
+
+def sharded_before(models: Any, options: Any) -> Sharded | None:
+    """What `shard` has made of these very models, under the same names and with the same options; None else."""
+    known = [
+        getattr(one._get_fsdp_state(), "_ignition", None) if isinstance(one, FSDPModule) else None
+        for one in named(models).values()
+    ]
+    before = known[0] if known else None
+    if before is None or any(one is not before for one in known) or before._options != options:
+        return None
+    theirs = named(before.models)
+    same = theirs.keys() == named(models).keys() and all(theirs[name] is one for name, one in named(models).items())
+    return before if same else None
 
 
 def broadcast_buffers(models: Any, mesh: DeviceMesh) -> None:
@@ -321,18 +359,6 @@ def _sharded_parts(model: nn.Module) -> Iterator[Any]:
     return (part for part in model.modules() if isinstance(part, FSDPModule))
 
 
-def _skeleton(model: nn.Module) -> nn.Module | None:
-    """A copy without values, from which an average can be made when the model cannot be copied any more."""
-    memo: dict[int, Any] = {}
-    for one in model.parameters():
-        empty = torch.empty_like(one, device="meta", memory_format=torch.contiguous_format)
-        memo[id(one)] = nn.Parameter(empty, requires_grad=one.requires_grad)
-    try:
-        return copy.deepcopy(model, memo)
-    except Exception:  # whatever the user's own model raises
-        return None
-
-
 def _joined(name: str, path: str) -> str:
     return f"{name}.{path}" if name else path
 
@@ -359,22 +385,6 @@ def _memory(optimizers: Any, sharded: set[int]) -> Iterator[tuple[str, Any]]:
                     yield f"{name} {index} {key} {type(value).__name__}", value
 
 
-def _check_alike(mesh: DeviceMesh, tensors: list[str], memory: list[tuple[str, Any]]) -> None:
-    """Compares what is about to be exchanged; otherwise a difference would be a wait without end."""
-    text = "\n".join([*tensors, *(name for name, _ in memory)])
-    mine = torch.frombuffer(bytearray(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)
-    mine = mine.to(mesh.device_type)
-    all_of_them = [torch.empty_like(mine) for _ in range(mesh.size())]
-    dist.all_gather(all_of_them, mine, group=mesh.get_group())
-    others = [rank for rank, one in enumerate(all_of_them) if not torch.equal(one, all_of_them[0])]
-    if others:
-        raise ArgumentError(
-            f"the models or the optimizers' memory of process {', '.join(map(str, others))} are not those of process 0",
-            expected="the same parameters and buffers, in the same order and shapes, in every process",
-            fix="make the model and the optimizer in the same way whatever the rank",
-        )
-
-
 def _broadcast(tensor: Tensor, mesh: DeviceMesh) -> None:
     """Gives every process the first one's values, of any type and layout in memory."""
     whole = tensor.detach()
@@ -384,10 +394,3 @@ def _broadcast(tensor: Tensor, mesh: DeviceMesh) -> None:
     dist.broadcast(flat, group=mesh.get_group(), group_src=0)
     if not whole.is_contiguous():
         whole.copy_(flat.view(whole.dtype).reshape(whole.shape))
-
-
-def _make_contiguous(model: nn.Module) -> None:
-    """In place: fully_shard takes no others, such as those of ``memory_format=torch.channels_last``."""
-    for parameter in model.parameters():
-        if not parameter.is_contiguous():
-            parameter.data = parameter.data.contiguous()

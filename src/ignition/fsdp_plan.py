@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
@@ -15,7 +19,10 @@ from torch.optim import Optimizer
 from ignition.errors import ArgumentError
 from ignition.structure import named, suffix
 
-__all__ = ["check_model", "check_optimizer", "forward_methods", "groups", "policy_of"]
+__all__ = [
+    "check_model", "check_optimizer", "check_same", "forward_methods", "groups", "make_contiguous", "policy_of",
+    "skeleton",
+]  # fmt: skip
 
 LARGE = 1_000_000
 """From how many elements on a block inside a block is gathered on its own."""
@@ -220,3 +227,38 @@ def policy_of(precision: Any) -> MixedPrecisionPolicy:
             fix='for example FSDP(precision="bf16"): parameters are gathered as bf16, gradients reduced as fp32',
         )
     return MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32)
+
+
+def skeleton(model: nn.Module) -> nn.Module | None:
+    """A copy without values, from which an average can be made when the model cannot be copied any more."""
+    memo: dict[int, Any] = {}
+    for one in model.parameters():
+        empty = torch.empty_like(one, device="meta", memory_format=torch.contiguous_format)
+        memo[id(one)] = nn.Parameter(empty, requires_grad=one.requires_grad)
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception:  # whatever the user's own model raises
+        return None
+
+
+def make_contiguous(model: nn.Module) -> None:
+    """In place: fully_shard takes no others, such as those of ``memory_format=torch.channels_last``."""
+    for parameter in model.parameters():
+        if not parameter.is_contiguous():
+            parameter.data = parameter.data.contiguous()
+
+
+def check_same(mesh: DeviceMesh, tensors: list[str], memory: list[tuple[str, Any]]) -> None:
+    """Compares what is about to be exchanged; otherwise a difference would be a wait without end."""
+    text = "\n".join([*tensors, *(name for name, _ in memory)])
+    mine = torch.frombuffer(bytearray(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)
+    mine = mine.to(mesh.device_type)
+    all_of_them = [torch.empty_like(mine) for _ in range(mesh.size())]
+    dist.all_gather(all_of_them, mine, group=mesh.get_group())
+    others = [rank for rank, one in enumerate(all_of_them) if not torch.equal(one, all_of_them[0])]
+    if others:
+        raise ArgumentError(
+            f"the models or the optimizers' memory of process {', '.join(map(str, others))} are not those of process 0",
+            expected="the same parameters and buffers, in the same order and shapes, in every process",
+            fix="make the model and the optimizer in the same way whatever the rank",
+        )

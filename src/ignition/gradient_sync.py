@@ -7,6 +7,7 @@ gradient of the mean over all samples, however unequal the batches are. The weig
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 from torch.optim import Optimizer
 
 from ignition import distributed
+from ignition.device import tensors_in
 from ignition.errors import OptimizerError, warn
-from ignition.strategy import replica_of
+from ignition.roll_call import END, UPDATE, RollCall
+from ignition.strategy import Replica, replica_of
+from ignition.structure import named
 
 if TYPE_CHECKING:
     from ignition.fsdp import Sharded
@@ -29,17 +34,25 @@ __all__ = ["GradientSync", "Total"]
 class Total:
     """The weight of a window, averaged over the processes; on its way there until it is asked for."""
 
-    def __init__(self, local: Any) -> None:
+    def __init__(self, local: Any, calls: RollCall, optimizer: int) -> None:
+        self._calls = calls
+        self._sum = self._work = None
         if isinstance(local, Tensor):  # of weights on an accelerator: nobody waits for it
-            self._sum, group = local.detach().double().reshape(1), None
-        else:
-            self._sum, group = torch.tensor([local], dtype=torch.float64), distributed.control_group()
-        self._work = dist.all_reduce(self._sum, group=group, async_op=True)
+            self._sum = local.detach().double().reshape(1)
+            self._work = dist.all_reduce(self._sum, async_op=True)
+        self._word = calls.say(UPDATE, optimizer, 0.0 if self._sum is not None else local)
 
     def value(self) -> Any:
-        """The average: a number, or a 0-d tensor on the accelerator."""
-        self._work.wait()
+        """The average: a number, or a 0-d tensor on the accelerator.
+
+        Raises:
+            ProcessError: If the processes do not take the same steps.
+        """
+        self._calls.hear()
         size = distributed.world_size()
+        if self._sum is None or self._work is None:
+            return self._word.value / size
+        self._work.wait()
         return self._sum.item() / size if self._sum.is_cpu else self._sum[0] / size
 
 
@@ -64,7 +77,44 @@ class GradientSync:
         # Gradients that were there before the fit's first step: of the call before, or from a checkpoint.
         self._are_kept = any(one.grad is not None for replica in self._replicas for one in replica.module.parameters())
         self._seen: set[Optimizer] = set()
+        self._parts: dict[Optimizer, tuple[int, bool]] = {}
         self._weights = 0  # a digest of what the batches weighed since the last record
+        self._calls = RollCall()
+        self._handles: list[Any] = []
+
+    def attach(self) -> None:
+        """Notes which backward passes exchange something, for the length of a fit; of a sharded model each says so."""
+        for replica in self._replicas:
+            trained = [one for one in replica.module.parameters() if one.requires_grad]
+            # One has a part in each backward pass, unless it need not: then each may be the only one.
+            for one in trained if replica.find_unused_parameters else trained[:1]:
+                node: Any = get_gradient_edge(one).node
+                self._handles.append(node.register_prehook(functools.partial(self._begins_backward, replica)))
+        for model in [] if self._sharded is None else named(self._sharded.models).values():
+            self._handles.append(model.register_forward_pre_hook(self._begins_forward, prepend=True))
+        # Before those of FSDP, which have the backward pass gather the parameters: they would wait first.
+        for part in () if self._sharded is None else self._sharded.parts():
+            self._handles.append(part.register_forward_hook(self._ends_forward, prepend=True))
+
+    def detach(self) -> None:
+        """Takes back what `attach` did; after an error others wait until the exchanges are let go of."""
+        self._calls.forget()
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _begins_backward(self, replica: Replica, *_: Any) -> None:
+        if replica.require_backward_grad_sync:
+            self._calls.said = True
+
+    def _begins_forward(self, *_: Any) -> None:
+        if torch.is_grad_enabled():
+            self._calls.forward()
+
+    def _ends_forward(self, model: Any, inputs: Any, output: Any) -> None:
+        for one in tensors_in(output) if torch.is_grad_enabled() else ():
+            if one.grad_fn is not None:
+                one.register_hook(lambda _: self._calls.backward())  # type: ignore[no-untyped-call]
 
     def begin_window(self) -> None:
         """Notes how many forward passes there were before."""
@@ -73,22 +123,76 @@ class GradientSync:
     def begin_batch(self, weight: float | None, closing: bool) -> None:
         """Gradients travel in the last batch of a window only: what ``no_sync`` does."""
         self._weights = hash((self._weights, -1.0 if weight is None else weight))
+        self._calls.begin_batch()
         for replica in self._replicas:
             # torch learns a static graph in a pass whose gradients travel: those of the first batch do, and count once.
             travels = closing or (replica.static_graph and not replica.forward_passes.count)
             if replica.require_backward_grad_sync is not travels:  # to set it takes a module long
                 replica.require_backward_grad_sync = travels
 
+    def end_batch(self, closing: bool) -> None:
+        """Tells the others where a batch has left out what they wait with.
+
+        Raises:
+            ProcessError: If they have not left it out.
+        """
+        exchanges = (closing and bool(self._replicas)) or self._sharded is not None
+        if exchanges and not self._calls.said:
+            self._calls.left_out()
+
+    def meet(self) -> None:
+        """Looks whether all processes have come to the same place between two steps. Waits for all of them.
+
+        Raises:
+            ProcessError: If they have not.
+        """
+        self._calls.say(END)
+        self._calls.hear()
+
+    def begin_backward(self) -> None:
+        """Says that a backward pass of `optimize` begins, which takes no step yet: a sharded model exchanges there."""
+        if self._sharded is not None:
+            self._calls.backward()
+
+    def total(self, weight: Any, optimizer: int) -> Total:
+        """The weight of a window, on its way; it says beforehand that a backward pass comes, and the step after it."""
+        return Total(weight, self._calls, optimizer)
+
     def share(self, weight: Any) -> Any:
         """What a loss of that weight counts; the first time the processes agree on the unit, that of the first one."""
         if self.unit is None:
+            self._calls.backward()
             first = [float(weight) if distributed.is_main() else 0.0]  # waits for an accelerator, once a training
             self.unit = distributed.sum_of(first)[0] or 1.0
         return weight / self.unit
 
-    def inputs(self, parameters: list[Tensor]) -> list[Tensor]:
-        """What backward is to give gradients to: what stands for the parameters in the graph."""
-        return parameters if self._sharded is None else self._sharded.leaves(parameters)
+    def backward(self, loss: Tensor, optimizer: Optimizer, parameters: Sequence[Tensor], retain_graph: bool) -> None:
+        """Adds the gradients of a loss for the parameters of an optimizer."""
+        if not self.is_part(optimizer, parameters):
+            # Of a sharded model, what stands for the parameters in the graph.
+            inputs = parameters if self._sharded is None else self._sharded.leaves(parameters)
+            torch.autograd.backward(loss, retain_graph=retain_graph, inputs=inputs)
+            return
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+    def is_part(self, optimizer: Optimizer, parameters: Sequence[Tensor]) -> bool:
+        """Whether an optimizer has some of the parameters of a model under DDP and not all that are trained.
+
+        In a backward pass for them alone DDP would wait for the others: `backward` makes one that it does not see, and
+        the gradients are to be reduced.
+        """
+        known = self._parts.get(optimizer)
+        if known is None or known[0] != len(parameters):
+            given = {id(one) for one in parameters}
+            models = [
+                {id(one) for one in replica.module.parameters() if one.requires_grad} for replica in self._replicas
+            ]
+            apart = any(not given.isdisjoint(trained) and not given.issuperset(trained) for trained in models)
+            known = self._parts[optimizer] = (len(parameters), apart)
+        return known[1]
 
     def stand_in(self, loss: Tensor, share: Any, parameters: Sequence[Tensor]) -> Tensor:
         """The loss of a batch that counts nothing: without it the others would wait for its gradients."""
@@ -98,28 +202,35 @@ class GradientSync:
         return torch.stack([(parameter * 0).sum() for parameter in parameters]).sum()
 
     def reduce(self, parameters: Sequence[Tensor]) -> None:
-        """Averages gradients that were gathered without the others, as of a window that its loader cut short."""
+        """Averages gradients that were gathered without the others, as of a window that its loader cut short.
+
+        A parameter to which no process has a gradient gets none.
+        """
         parameters = [one for one in parameters if not hasattr(one, "device_mesh")]  # the others are summed already
         kinds = {(parameter.dtype, parameter.device) for parameter in parameters}
         for dtype, device in sorted(kinds, key=str):
             alike = [one for one in parameters if one.dtype is dtype and one.device == device]
-            for parameter in alike:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-            gradients = [parameter.grad for parameter in alike if parameter.grad is not None]
-            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            there = [float(one.grad is not None) for one in alike]
+            gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in alike]
+            flat = torch.cat([torch.tensor(there, dtype=dtype, device=device), *(one.reshape(-1) for one in gradients)])
             dist.all_reduce(flat)
             flat /= distributed.world_size()
-            for gradient, part in zip(gradients, torch.split(flat, [one.numel() for one in gradients]), strict=True):
-                gradient.copy_(part.view_as(gradient))
+            anywhere, *parts = torch.split(flat, [len(alike), *(one.numel() for one in gradients)])
+            known = there if all(there) else anywhere.tolist()  # which waits for an accelerator
+            for parameter, gradient, part, one in zip(alike, gradients, parts, known, strict=True):
+                if one:  # not in place: two parameters may have been given one gradient
+                    parameter.grad = torch.empty_like(gradient).copy_(part.view_as(gradient))
 
     def check(self, optimizer: Optimizer) -> None:
         """Looks before a step whether its gradients are those of all processes.
 
         Raises:
+            ProcessError: If the processes do not take the same steps.
             OptimizerError: If the forward pass went around the model that the function received, or the gradients of
                 the optimizer's first step differ from process to process.
         """
+        self._calls.hear(earlier=True)  # a plain step waits for nobody; an error comes one step later then
+        self._calls.step()
         counts = self._counts()
         # A function may begin with the step on the gradients of the call before: it has not used their forward pass.
         used = self._used.get(optimizer, self._begun_with)

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from ignition.errors import ArgumentError
+from ignition.gradients import total_norm, trained_parameters
 from ignition.running import running
 from ignition.weighing import check_weight
-from ignition.window import total_norm, trained_parameters
 
 __all__ = ["optimize", "update"]
 

@@ -84,7 +84,12 @@ def start() -> None:
     It is the one that torchrun shows last. What else Python would do with it is done.
     """
     distributed.start()
-    if _calls.guarded or not distributed.opened_here():
+    if distributed.opened_here():
+        _guard()
+
+
+def _guard() -> None:
+    if _calls.guarded:
         return
     _calls.guarded, before = True, sys.excepthook
 
@@ -94,6 +99,8 @@ def start() -> None:
             if parted is not None:
                 parted.__cause__ = error
                 kind, error, trace = type(parted), parted, None
+        elif not _calls.told:  # before they have met: torchrun ends the others
+            _record(error)
         before(kind, error, trace)
 
     sys.excepthook = hook
@@ -104,6 +111,7 @@ class _Calls:
 
     begun = 0
     guarded = False
+    told = False
 
 
 _calls = _Calls()
@@ -145,8 +153,8 @@ def check_alike(what: str, **settings: Any) -> None:
             expected=_EXPECTED,
             fix=_FIX,
         )
-    for name in settings:
-        values = [one[name] for _, one in said]
+    for name in dict.fromkeys(name for _, one in said for name in one):
+        values = [one.get(name) for _, one in said]
         if any(value != values[0] for value in values):
             other = next(number for number, value in enumerate(values) if value != values[0])
             raise ProcessError(
@@ -197,17 +205,23 @@ def _word() -> dict[str, Any] | None:
 
 def _tell(error: BaseException) -> None:
     """Leaves a word for the other processes, and one for torchrun, which prints the first one last."""
+    _calls.told = True
     text = f"{type(error).__name__}: {error}".partition("\n")[0]
     store = distributed.store()
     with contextlib.suppress(RuntimeError):  # of a store that is gone
         if store is not None and not store.check([_KEY]):
             store.set(_KEY, json.dumps({"rank": distributed.rank(), "error": text[:500]}))
+    _record(error)
+    distributed.leave()
+
+
+def _record(error: BaseException) -> None:
+    """Leaves an error for torchrun, if that has started this process."""
     if "TORCHELASTIC_ERROR_FILE" in os.environ and isinstance(error, Exception):
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
         get_error_handler().record_exception(error)
         _say_more(Path(os.environ["TORCHELASTIC_ERROR_FILE"]), error)
-    distributed.leave()
 
 
 def _say_more(file: Path, error: Exception) -> None:
@@ -237,3 +251,8 @@ def _is_of_connection(error: BaseException) -> bool:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+distributed.ended_by(together)
+if distributed.world_size() > 1:  # an error of the script before the processes have met is to be seen, too
+    _guard()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,9 @@ from ignition import distributed, rng
 from ignition.batch_norm import synchronise_batch_norm
 from ignition.gradient_sync import GradientSync
 from ignition.parting import check_alike, together
-from ignition.reading import size_of
-from ignition.strategy import DDP, FSDP, replicated
+from ignition.reading import samples_of, size_of
+from ignition.said import plainly, settings_of
+from ignition.strategy import DDP, FSDP, is_sharded, replicated
 from ignition.structure import like, named
 
 if TYPE_CHECKING:
@@ -94,7 +96,7 @@ class Processes:
         if not self.many:
             return models
         if isinstance(self.strategy, FSDP):
-            self._shard(trainer)
+            self.shard(trainer)
             return models
         trained = [id(one) for one in _parameters(models) if one.requires_grad]
         if self._wrapped is None or self._wrapped[0] != trained:
@@ -107,8 +109,13 @@ class Processes:
             self._wrapped = trained, like(models, lambda model: replicated(model, strategy, self._device))
         return self._wrapped[1]
 
-    def _shard(self, trainer: Any) -> None:
+    def shard(self, trainer: Any) -> None:
+        """Shards the models in place, where they are to be and are not yet; all processes must call it."""
+        if not self.many or not isinstance(self.strategy, FSDP):
+            return
+        self.take_up(trainer)
         if self.sharded is not None:
+            self.sharded.adopt(trainer.optimizer)
             return
         # Where they are wanted: they take long to import.
         from torch.distributed.device_mesh import init_device_mesh
@@ -122,6 +129,13 @@ class Processes:
         mesh = init_device_mesh(self._device.type, (distributed.world_size(),))
         distributed.saving_group()  # all processes make it together
         self.sharded = shard(trainer.model, trainer.optimizer, self.strategy, mesh, averages)
+
+    def take_up(self, trainer: Any) -> None:
+        """Goes on with models that another Trainer has sharded in the same way."""
+        if self.many and isinstance(self.strategy, FSDP) and self.sharded is None and is_sharded(trainer.model):
+            from ignition.fsdp import sharded_before
+
+            self.sharded = sharded_before(trainer.model, self.strategy)
 
     def forget_pass(self) -> None:
         """After an error: a forward or backward pass of a sharded model may have been cut short."""
@@ -150,8 +164,8 @@ class Processes:
 
     # One mind
 
-    def check_alike(self, trainer: Any, **goal: Any) -> None:
-        """Compares what the processes are about to do in a fit.
+    def check_alike(self, trainer: Any, what: str = "train", **goal: Any) -> None:
+        """Compares what the processes are about to do in a fit, or in what else takes steps.
 
         Raises:
             ProcessError: If they differ.
@@ -162,11 +176,36 @@ class Processes:
                 for name, one in named(trainer.model).items()
             }
             check_alike(
-                "train", **goal, train_loader=size_of(trainer.train_loader), test_loader=size_of(trainer.test_loader),
+                what, **goal, **self._options_of(trainer),
+                train_loader=size_of(trainer.train_loader), test_loader=size_of(trainer.test_loader),
+                train_samples=samples_of(trainer.train_loader, trainer.batch_axis),
+                test_samples=samples_of(trainer.test_loader, trainer.batch_axis),
                 model=models, optimizer={name: type(one).__name__ for name, one in named(trainer.optimizer).items()},
                 callbacks=[type(one).__name__ for one in trainer.callbacks], hyper=sorted(trainer.hyper),
-                step=trainer.step, epoch=trainer.epoch,
+                step=trainer.step, epoch=trainer.epoch, **settings_of(trainer.optimizer),
             )  # fmt: skip
+
+    def _options_of(self, trainer: Any) -> dict[str, Any]:
+        rules = trainer.training.rules
+        options = {
+            "strategy": self.strategy, "accumulate": rules.accumulate, "clip_norm": rules.clip_norm,
+            "precision": trainer._precision, "compile": trainer.compile, "batch_axis": trainer.batch_axis,
+            "device": self._device.type, "seed": "drawn" if self._seed_drawn else "given",
+        }  # fmt: skip
+        return {name: plainly(value) for name, value in options.items()}
+
+    def check_settings(self, trainer: Any) -> None:
+        """Compares the learning rates and all else that is set of the optimizers. Waits for all processes.
+
+        Raises:
+            ProcessError: If they differ.
+        """
+        if not self.many:
+            return
+        settings = settings_of(trainer.optimizer)
+        mine = json.dumps(settings)
+        if len(set(distributed.gather_texts(hashlib.sha256(mine.encode()).hexdigest()))) > 1:
+            check_alike("train", **settings)
 
     def notes(self, name: str, value: Any) -> bool:
         """Notes what this process is asked for, if others have to agree; False in one process. Safe anywhere."""
@@ -201,6 +240,15 @@ class Processes:
         if not self.many:
             return limit
         return self._between if limit is None else min(limit, self._between)
+
+    def meet(self) -> None:
+        """Looks whether all processes have taken the same steps. Waits for all of them.
+
+        Raises:
+            ProcessError: If they have not.
+        """
+        if self._sync is not None:
+            self._sync.meet()
 
     def row_of_main(self, row: dict[str, Any]) -> dict[str, Any]:
         """The record of the first process, whose clock counts, for all."""

@@ -36,6 +36,7 @@ __all__ = [
     "part_in_evaluation",
     "part_of",
     "rounds_of",
+    "samples_of",
     "size_of",
     "weighing_borrowed",
 ]
@@ -143,6 +144,26 @@ def size_of(loader: Any) -> list[int | None] | None:
     if loader is None or is_stream(loader):
         return None
     return [length_of(loader), length_of(getattr(loader, "dataset", None))]
+
+
+def samples_of(loader: Any, axis: int) -> list[int | None] | None:
+    """How many samples an epoch and a batch have, where processes share them; of a stream each has its own."""
+    if loader is None or is_stream(loader) or distributed.world_size() == 1:
+        return None
+    samples = getattr(loader, "samples", None)  # of a TensorLoader
+    if isinstance(loader, (list, tuple)):
+        samples = sum(_size(batch, axis) or 0 for batch in loader)
+    elif isinstance(loader, DataLoader):
+        samples = length_of(loader.sampler)
+    size = getattr(loader, "batch_size", None)
+    return [number if isinstance(number, int) else None for number in (samples, size)]
+
+
+def _size(batch: Any, axis: int) -> int | None:
+    try:
+        return batch_weight(batch, axis)
+    except BatchError:  # raised where the batch is met
+        return None
 
 
 def check_ordered(loader: Any) -> None:

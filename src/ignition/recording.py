@@ -36,6 +36,7 @@ def begin_record(training: Training, epoch_ended: bool) -> None:
     # Read before the evaluation: a metric object may serve both functions.
     train = {f"train_{name}": value for name, value in training.means.compute(common=True).items()}
     training.processes.warn_if_unequal()
+    training.processes.check_settings(training.trainer)  # which schedules and functions have changed
     training.means.reset()
     training.pending = {"epoch_ended": epoch_ended, "train": train}
 

@@ -75,6 +75,7 @@ class Training:
         self.progress = progress
         self.rules = rules
         self.processes = processes
+        processes.take_up(trainer)
         self.window: Window | None = None
         self.graphs: StepGraphs | None = None  # of a fit's steps
         self.position = Position()

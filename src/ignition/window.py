@@ -18,11 +18,12 @@ from torch.optim import Optimizer
 
 from ignition.errors import OptimizerError
 from ignition.gradient_sync import GradientSync, Total
+from ignition.gradients import total_norm, with_gradients
 from ignition.position import Position
 from ignition.precision import without_autocast
 from ignition.weighing import NOTHING, not_zero
 
-__all__ = ["UpdateRules", "Window", "total_norm", "trained_parameters"]
+__all__ = ["UpdateRules", "Window"]
 
 
 @dataclass(slots=True)
@@ -110,12 +111,16 @@ class Window:
         for optimizer in self._optimizers:
             self._hooks.append(optimizer.register_step_pre_hook(self._before_step))
             self._hooks.append(optimizer.register_step_post_hook(self._after_step))
+        if self._sync is not None:
+            self._sync.attach()
 
     def detach(self) -> None:
         """Takes all hooks away; a window that is still open is given up."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+        if self._sync is not None:
+            self._sync.detach()
         self._gathered.clear()
         self._called.clear()
         self._index = 0
@@ -137,6 +142,8 @@ class Window:
     def end_batch(self, position: Position) -> bool:
         """Whether the batch has closed its window; a step that overflowed is counted as skipped."""
         self._index += 1
+        if self._sync is not None:
+            self._sync.end_batch(self.closing)
         if not self.closing:
             return False
         for optimizer, gathered in self._gathered.items():
@@ -202,14 +209,17 @@ class Window:
             elif not isinstance(share, float) or share != 1:
                 loss = loss * share
             if self._sync is not None and self.closing:
-                gathered.average = Total(gathered.total)  # comes while backward runs
+                gathered.average = self._sync.total(gathered.total, self._place(optimizer))  # comes while backward runs
+            elif self._sync is not None:
+                self._sync.begin_backward()
         scaler = self._scaler(optimizer)
         if scaler is not None:
             loss = scaler.scale(loss)
         with without_autocast(self._device):
-            if counts:
-                inputs = parameters if self._sync is None else self._sync.inputs(parameters)
-                torch.autograd.backward(loss, retain_graph=retain_graph, inputs=inputs)
+            if counts and self._sync is None:
+                torch.autograd.backward(loss, retain_graph=retain_graph, inputs=parameters)
+            elif counts and self._sync is not None:
+                self._sync.backward(loss, optimizer, parameters, retain_graph)
             return self._step(optimizer, gathered, with_norm) if self.closing else None
 
     def _gather(self, optimizer: Optimizer, parameters: list[Tensor]) -> _Gathered:
@@ -256,12 +266,13 @@ class Window:
         """The gradients' sum becomes their mean; then unscale, clip, step: in this order."""
         total = gathered.total
         if self._sync is not None:
-            if gathered.average is None:  # the window's last batch was not known to be it
+            average = gathered.average or self._sync.total(total, self._place(optimizer))
+            total = average.value()
+            # The window's last batch was not known to be it; or DDP has no share in gradients of a part of its model.
+            if gathered.average is None or self._sync.is_part(optimizer, gathered.parameters):
                 self._sync.reduce(gathered.parameters)
-                gathered.average = Total(total)
-            total = gathered.average.value()
             self._sync.check(optimizer)
-        parameters, gradients = _with_gradients(optimizer)
+        parameters, gradients = with_gradients(optimizer)
         if self._weighs and gradients and not (isinstance(total, float) and total == 1):
             torch._foreach_div_(gradients, not_zero(total))
         # Without a gradient there is nothing that could overflow, and a scaler would not let the step pass.
@@ -320,7 +331,7 @@ class Window:
                     ((args[0], shared, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": shared})
                 )
         if self.clip_norm is not None:
-            parameters, gradients = _with_gradients(optimizer)
+            parameters, gradients = with_gradients(optimizer)
             scale = getattr(optimizer, "grad_scale", None)
             if scale is not None and gradients:  # a GradScaler of the user's leaves it to a fused step to unscale
                 torch._foreach_div_(gradients, scale)
@@ -360,33 +371,14 @@ class Window:
             self._scalers[name] = GradScaler(self._device.type)
         return self._scalers[name]
 
+    def _place(self, optimizer: Optimizer) -> int:
+        return self._optimizers.index(optimizer)
+
     def _described(self, optimizer: Optimizer) -> str:
         name = self._names.get(id(optimizer))
         return f"{type(optimizer).__name__}{f' {name!r}' if name else ''}"
 
 
-def trained_parameters(optimizer: Optimizer) -> list[Tensor]:
-    """The parameters of an optimizer that require gradients."""
-    return [one for group in optimizer.param_groups for one in group["params"] if one.requires_grad]
-
-
-def _with_gradients(optimizer: Optimizer) -> tuple[list[Tensor], list[Tensor]]:
-    """Those parameters that the step will move, with what it will move them by."""
-    parameters = [one for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
-    return parameters, [one.grad for one in parameters]
-
-
 def _overflowed(scaler: GradScaler, optimizer: Optimizer) -> bool:
     """Whether there is no using the unscaled gradients; waits for the accelerator."""
     return any(found.item() for found in scaler._found_inf_per_device(optimizer).values())
-
-
-def total_norm(parameters: Sequence[Tensor]) -> Tensor:
-    """The norm of the gradient over all parameters, a 0-d tensor."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if any(hasattr(one, "device_mesh") for one in gradients):  # rows of them: of all processes together
-        from ignition import dtensors
-
-        return dtensors.total_norm(gradients)
-    # torch has no norm for the sparse gradient of an embedding.
-    return torch.nn.utils.get_total_norm([one.coalesce().values() if one.is_sparse else one for one in gradients])

@@ -1,0 +1,215 @@
+"""What users do around a fit on many processes: it trains as one process does, or says at once why it cannot."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from processes import run_processes
+from small import loader, net, raised, read, values, write
+from torch import nn
+
+from ignition import DDP, FSDP, Trainer, optimize
+from ignition.callbacks import EMA
+
+
+def whole(model):
+    """All parameters of a model that may be sharded."""
+    parts = [one.full_tensor() if hasattr(one, "full_tensor") else one for one in model.parameters()]
+    return torch.cat([one.detach().reshape(-1) for one in parts]).tolist()
+
+
+def loss_of(model, x, y):
+    return nn.functional.cross_entropy(model(x), y)
+
+
+def adam_by_hand(size, epochs):
+    """The loop of one process, written by hand."""
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(epochs):
+        for x, y in loader(24, size):
+            optimizer.zero_grad()
+            loss_of(model, x, y).backward()
+            optimizer.step()
+    return values(model)
+
+
+def adam(*, model=None, optimizer=None, **options):
+    model = net() if model is None else model
+    optimizer = torch.optim.Adam(model.parameters(), 0.01) if optimizer is None else optimizer
+
+    def train_fn(model, x, y):
+        loss = loss_of(model, x, y)
+        optimize(loss, optimizer)
+        return {"loss": loss}
+
+    return Trainer(model, optimizer, train_fn, loader(24), progress=False, **options)
+
+
+# A sweep before the first fit
+
+
+def sweep_first(folder):
+    """A sweep over learning rates before the first fit, and between two."""
+    found = {}
+    for strategy in ("ddp", "fsdp"):
+        trainer = adam(strategy=strategy)
+        trainer.callbacks = [EMA(0.5)]
+        first = trainer.find_lr(steps=7)
+        found[f"{strategy}, put back"] = whole(trainer.model) == values(net()) and not trainer.optimizer.state
+        trainer.fit(epochs=1)
+        second = trainer.find_lr(steps=7)
+        trainer.fit(epochs=1)
+        found[strategy] = whole(trainer.model)
+        found[f"{strategy}, losses"] = [first.losses, second.losses]
+        found[f"{strategy}, average"] = whole(trainer.averaged["ema"])
+    write(folder, found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_after_a_sweep_before_the_first_fit_all_is_as_it_was(tmp_path, count):
+    run_processes(sweep_first, count, tmp_path, folder=tmp_path)
+    for one in read(tmp_path, count):
+        for strategy in ("ddp", "fsdp"):
+            assert one[f"{strategy}, put back"]
+            assert one[strategy] == pytest.approx(adam_by_hand(4 * count, 2), abs=1e-6)
+            assert one[f"{strategy}, losses"][0] != one[f"{strategy}, losses"][1]
+        assert one["fsdp, average"] == pytest.approx(one["ddp, average"], abs=1e-6)
+        assert one["fsdp, losses"] == [pytest.approx(losses, abs=1e-4) for losses in one["ddp, losses"]]
+
+
+# Two optimizers for the parts of one model
+
+
+class Parts(nn.Module):
+    """Two parts, and one that not every batch uses."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head, self.rare, self.calls = nn.Linear(4, 5), nn.Linear(5, 3), nn.Linear(5, 3), 0
+
+    def forward(self, x):
+        self.calls += 1
+        hidden = torch.tanh(self.body(x))
+        return self.head(hidden) + (self.rare(hidden) if self.calls > 3 else 0)
+
+
+def optimizers_of(model):
+    return [
+        torch.optim.Adam(model.body.parameters(), 0.01),
+        torch.optim.SGD([*model.head.parameters(), *model.rare.parameters()], 0.1, weight_decay=0.1),
+    ]
+
+
+def in_parts(size, *, plain, epochs=3, **options):
+    model = Parts()
+    optimizers = optimizers_of(model)
+
+    def train_fn(model, x, y):
+        loss = loss_of(model, x, y)
+        if not plain:
+            optimize(loss, optimizers[0], retain_graph=True)
+            optimize(loss, optimizers[1])
+            return
+        for one in optimizers:
+            one.zero_grad()
+        loss.backward()
+        for one in optimizers:
+            one.step()
+
+    batches = loader(21 if "accumulate" in options else 24, size)
+    Trainer(model, optimizers, train_fn, batches, progress=False, **options).fit(epochs=epochs)
+    return whole(model)
+
+
+def parts_by_hand(size, epochs=3):
+    """The loop of one process: each optimizer has the gradients of its own part."""
+    model = Parts()
+    optimizers = optimizers_of(model)
+    for _ in range(epochs):
+        for x, y in loader(24, size):
+            for one in optimizers:
+                one.zero_grad()
+            loss_of(model, x, y).backward()
+            for one in optimizers:
+                one.step()
+    return values(model)
+
+
+def train_in_parts(folder, size):
+    unused = DDP(find_unused_parameters=True)
+    found = {
+        "ddp": in_parts(int(size), plain=False),
+        "unused": in_parts(int(size), plain=False, strategy=unused),
+        "plain": in_parts(int(size), plain=True, strategy=unused),
+        "fsdp": in_parts(int(size), plain=False, strategy="fsdp"),
+        "windows": in_parts(int(size), plain=False, accumulate=2),
+    }
+    write(folder, found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_two_optimizers_for_parts_of_one_model_step_as_in_one_process(tmp_path, count):
+    run_processes(train_in_parts, count, tmp_path, 12 // count, folder=tmp_path)
+    alone = parts_by_hand(12)
+    windows = in_parts(12, plain=False, accumulate=2)
+    for one in read(tmp_path, count):
+        for name in ("ddp", "unused", "plain", "fsdp"):
+            assert one[name] == pytest.approx(alone, abs=1e-6), name
+        assert one["windows"] == pytest.approx(windows, abs=1e-6)
+
+
+# A second Trainer for a model that is sharded
+
+
+def trained_twice(folder):
+    """Two Trainers for one model, whose optimizers were both made before it was sharded, and one made after it."""
+    found = {}
+    for again in (True, False):
+        strategy = FSDP(reshard_after_forward=again)
+        model = net()
+        optimizers = [torch.optim.Adam(model.parameters(), 0.01), torch.optim.SGD(model.parameters(), 0.1)]
+        adam(model=model, optimizer=optimizers[0], strategy=strategy).fit(epochs=1)
+        second = adam(model=model, optimizer=optimizers[1], strategy=strategy)
+        second.callbacks = [EMA(0.5)]
+        found[f"evaluated {again}"] = second.find_lr(steps=3).losses
+        second.fit(epochs=1)
+        found[f"average {again}"] = whole(second.averaged["ema"])
+        third = adam(model=model, optimizer=torch.optim.SGD(model.parameters(), 0.1), strategy=strategy)
+        third.fit(epochs=1)
+        found[f"values {again}"] = whole(model)
+    other = adam(model=model, optimizer=optimizers[0], strategy=FSDP(precision="bf16"))
+    found["other"] = raised(lambda: other.fit(epochs=1))
+    write(folder, found)
+
+
+def twice_by_hand(size):
+    model = net()
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
+    averages = []
+    makers = [lambda one: torch.optim.Adam(one, 0.01), lambda one: torch.optim.SGD(one, 0.1)]
+    for number, make in enumerate([*makers, makers[1]]):
+        optimizer = make(model.parameters())
+        if number == 1:
+            average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average.multi_avg_fn)
+        for x, y in loader(24, size):
+            optimizer.zero_grad()
+            loss_of(model, x, y).backward()
+            optimizer.step()
+            average.update_parameters(model)
+        averages.append(values(average.module))
+    return averages[1], values(model)
+
+
+@pytest.mark.slow
+def test_a_second_trainer_goes_on_with_a_sharded_model(tmp_path):
+    run_processes(trained_twice, 2, tmp_path, folder=tmp_path)
+    average, last = twice_by_hand(8)
+    for one in read(tmp_path, 2):
+        for again in (True, False):
+            assert one[f"values {again}"] == pytest.approx(last, abs=1e-6)
+            assert one[f"average {again}"] == pytest.approx(average, abs=1e-6)
+        assert "is sharded already" in one["other"]
