@@ -44,6 +44,8 @@ class AveragedModels:
         known = known and list(map(id, sources)) == list(map(id, self._sources))
         if not known:
             sharded = trainer.training.processes.sharded
+            for model in sources if sharded is None else ():  # one that is sharded is made without values
+                check_there(model)
             names = iter(named(trainer.model))
             self._averaged = like(
                 trainer.model,
@@ -59,7 +61,6 @@ class AveragedModels:
         return False
 
     def _made(self, model: nn.Module) -> AveragedModel:
-        check_there(model)
         return AveragedModel(model, multi_avg_fn=self._average)
 
     def add(self, models: Any) -> None:
