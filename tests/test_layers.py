@@ -16,7 +16,7 @@ ROOT = Path(ignition.__file__).parent
 
 # Each module imports only from those above it. A new one takes its place here.
 ORDER = """
-    errors types structure position running files distributed parting
+    errors types structure lazy_modules position running files distributed parting
     device generators rng shards keyed_order keyed precision dtensors fsdp_plan fsdp sharded_weights weighing strategy
     batch_norm roll_call gradient_sync gradients window optimize duration transfer
     memory metric_objects means metrics tensor_loader data reading said processes signature modes notes optimizers

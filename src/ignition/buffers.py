@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ignition.structure import key_in
 
@@ -70,7 +71,7 @@ def load_transient_buffers(module: nn.Module, name: str, others: Mapping[str, Te
         full = f"{path}.{leaf}" if path else leaf
         if not key.startswith(prefix) or full in kept or path not in modules:
             continue
-        if full in here and here[full].shape == value.shape:
+        if full in here and not is_lazy(here[full]) and here[full].shape == value.shape:
             with torch.no_grad():
                 here[full].copy_(value)
         elif hasattr(modules[path], leaf):  # made or grown since the model was new, as a cache of positions is

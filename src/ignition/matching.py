@@ -129,11 +129,11 @@ def check_model(models: Any, content: Content, source: str) -> None:
     }
     missing = [name for name in expected if name not in saved and name not in unset]
     unexpected = [name for name in saved if name not in expected and name not in later]
-    known = {name: value for name, value in expected.items() if name in saved and not is_lazy(value)}
+    known = {name: value for name, value in expected.items() if name in saved}
     misshapen = [
         f"{name} {tuple(saved[name].shape)} instead of {tuple(value.shape)}"
         for name, value in known.items()
-        if saved[name].shape != value.shape
+        if not is_lazy(value) and saved[name].shape != value.shape
     ]
     mistyped = [
         f"{name} {saved[name].dtype} instead of {value.dtype}"

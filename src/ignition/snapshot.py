@@ -17,6 +17,7 @@ from ignition.codec import decode, encode, give_back
 from ignition.data import can_shift
 from ignition.errors import CheckpointError, ProcessError
 from ignition.gathered_metrics import metric_of, restore_metrics
+from ignition.lazy_modules import set_sizes
 from ignition.matching import check_data, check_model, check_place, check_tensor, checked_optimizers, data_size
 from ignition.modes import is_frozen, set_frozen
 from ignition.optimizer_states import SavedOptimizers, check_optimizer_state, load_optimizer_state
@@ -224,6 +225,7 @@ def _checked(training: Training, content: Content, source: str) -> list[tuple[st
         for name, module, model_state in loads:
             fit_buffers(module, model_state, {one.removeprefix(key_in(name, "")) for one in state["unset"]})
             module.load_state_dict(as_sharded(model_state, module))
+            set_sizes(module)
             load_transient_buffers(module, name, others)
             restore_metrics(module, metrics[name])
         for name, parameter in _parameters(trainer.model):
