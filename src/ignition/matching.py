@@ -17,7 +17,7 @@ from ignition.buffers import is_unset
 from ignition.checkpoint import Content
 from ignition.codec import decode
 from ignition.data import keeps_place, length_of, sure_length
-from ignition.errors import CheckpointError, warn
+from ignition.errors import CheckpointError
 from ignition.structure import key_in, named
 
 __all__ = [
@@ -28,8 +28,6 @@ __all__ = [
     "check_tensor",
     "checked_optimizers",
     "data_size",
-    "form_of",
-    "warn_of_change",
 ]
 
 # Types of several elements to a byte.
@@ -50,37 +48,6 @@ def data_size(loader: Any) -> dict[str, int | None]:
         "samples": getattr(loader, "samples", samples),
         "batch_size": size if isinstance(size, int) else None,
     }
-
-
-def form_of(optimizer: Any, loader: Any) -> dict[str, Any]:
-    """What of a training has to be as it was when a checkpoint is loaded, and may change while it runs."""
-    groups = {
-        name: [len(group["params"]) for group in getattr(one, "param_groups", ())]
-        for name, one in named(optimizer).items()
-    }
-    size = data_size(loader)
-    known = size["batches"] if size["samples"] is None else size["samples"]
-    return {"the parameter groups of the optimizer": groups, "the size of the data": (known, size["batch_size"])}
-
-
-def warn_of_change(before: Mapping[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """Warns of what a callback has changed since the fit began: a checkpoint with it cannot be loaded there.
-
-    Args:
-        before: What `form_of` returned then, or when it was last warned.
-        now: What it returns now.
-
-    Returns:
-        What the next change is to be compared with.
-    """
-    changed = [name for name in now if now[name] != before[name]]
-    if changed:
-        warn(
-            f"{' and '.join(changed)} changed inside the fit. The script, run again, begins this fit without that, and "
-            "cannot load the checkpoints from here on. Change it between two fits, each with resume=True, or before "
-            "the first"
-        )
-    return now
 
 
 def are_usual(tensors: Collection[Tensor]) -> bool:

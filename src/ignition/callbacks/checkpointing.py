@@ -17,8 +17,8 @@ from ignition.checkpoint_folder import end_of, is_name, name_of, paths_in, place
 from ignition.data import check_place_kept
 from ignition.duration import seconds_of
 from ignition.errors import ArgumentError, CheckpointError, warn
+from ignition.growth import Growth
 from ignition.lock import FolderLock
-from ignition.matching import form_of, warn_of_change
 from ignition.ranking import Mode, is_better
 from ignition.signals import Signals
 from ignition.snapshot import apply, capture
@@ -117,7 +117,7 @@ class Checkpoint(Callback):
         self.best_value: float | None = None
         self._lock: FolderLock | None = None
         self._signals: Signals | None = None
-        self._form: dict[str, Any] = {}
+        self._growth: Growth | None = None
         self._writer = Writer()
         self._newest: tuple[Path, Content] | None = None  # what a resumed script has still to come to
         self._trainer: Any = None
@@ -156,7 +156,6 @@ class Checkpoint(Callback):
                 or the train loader cannot be put back where it was.
         """
         check_place_kept(trainer.train_loader)
-        self._form = form_of(trainer.optimizer, trainer.train_loader)
         main = distributed.is_main()
         if main:
             self._lock = FolderLock(self.folder)
@@ -174,6 +173,7 @@ class Checkpoint(Callback):
                     self.load_state_dict(before.state_dict())
                 if main:
                     self._look_again(trainer, goes_on)
+            self._growth = before._growth if before is not None and goes_on else Growth(trainer)
             if trainer.training.processes.many:
                 self._read_as_main()
             self._trainer = trainer
@@ -366,7 +366,6 @@ class Checkpoint(Callback):
 
     def _save(self, trainer: Trainer[Any], ending: str, improved: bool) -> None:
         self._writer.finish()  # the copies' memory is used again
-        self._form = warn_of_change(self._form, form_of(trainer.optimizer, trainer.train_loader))
         path = self.folder / name_of(trainer.training.fit["number"], trainer.step, ending)
         best = self.best_value, self.best_path
         if improved and self.best is not None:
@@ -379,6 +378,8 @@ class Checkpoint(Callback):
         self._saved, self._clock = self._place(trainer), time.monotonic()
         if content is None:  # the first of many processes writes
             return
+        if self._growth is not None:
+            self._growth.look(trainer, content)
         if self.best is not None and content.state:
             content.state["best"] = {"metric": self.best, "value": self.best_value} if improved else None
         self._writer.start(lambda: self._write(path, content, best), trainer.training.pause)
