@@ -21,7 +21,7 @@ import torch
 from marks import slow
 from torch import nn
 
-from ignition import Trainer, crossentropy_loss, fit_on_batch
+from ignition import Trainer, crossentropy_loss, files, fit_on_batch
 from ignition.callbacks import Checkpoint
 from ignition.checkpoint import Content, OtherVersion, read, remove, sweep, write
 from ignition.errors import CheckpointError, IgnitionWarning
@@ -295,6 +295,22 @@ def test_a_malicious_pickle_is_never_run(tmp_path, written, file, kind):
         sign(written)
         assert "no safetensors file" in refused(written, file)
     assert not sentinel.exists()
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("begins", ["with nothing", "as it should"])
+def test_a_file_that_is_mostly_a_hole_is_refused_without_being_read(written, file, begins):
+    content = (written / file).read_bytes() if begins == "as it should" else b""
+    with (written / file).open("wb") as opened:
+        opened.write(content)
+        opened.truncate(2**40)  # more than any memory holds
+    assert f"{file} cannot be read (its {2**40} bytes are not what it begins with)" in refused(written, file)
+
+
+def test_a_large_file_that_is_whole_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_LARGE", 10)
+    write(tmp_path / "a", content(1))
+    assert is_of(read(tmp_path / "a"), 1)
 
 
 @pytest.mark.fault("crafted JSON", "nothing executed, Message 1")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ignition import files
 from ignition.files import open_regular, write_text, write_whole
 
 
@@ -92,3 +93,27 @@ def test_only_what_is_a_file_is_opened_to_be_read(tmp_path: Path) -> None:
             open_regular(path)
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / "none")
+
+
+def test_only_a_large_file_is_asked_whether_it_may_be_as_large(monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    asked = []
+
+    def is_whole(file: Any, size: int) -> bool:
+        asked.append((file.read(3), size))
+        return size == 10
+
+    for large, expected in ((10, []), (9, [(b"012", 10)])):
+        monkeypatch.setattr(files, "_LARGE", large)
+        with open_regular(tmp_path / "a", is_whole) as file:
+            assert file.read() == b"0123456789"
+        assert asked == expected
+
+
+def test_a_file_that_is_larger_than_it_may_be_is_closed_again(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(files, "_LARGE", 0)
+    (tmp_path / "a").write_bytes(b"0123456789")
+    opened: list[Any] = []
+    with pytest.raises(OSError, match="its 10 bytes are not what it begins with"):
+        open_regular(tmp_path / "a", lambda file, size: bool(opened.append(file)))
+    assert opened[0].closed

@@ -21,13 +21,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import torch
 from torch import Tensor
 
 from ignition.errors import CheckpointError
 from ignition.files import flush_folder, open_regular
+from ignition.tensor_files import FOREIGN, is_whole, serialised
 
 if TYPE_CHECKING:
     from ignition.dtensors import Part
@@ -44,7 +44,6 @@ __all__ = [
     "folder_of",
     "read",
     "remove",
-    "serialised",
     "sweep",
     "write",
     "write_file",
@@ -61,32 +60,6 @@ _FILES = ("model", "optimizer", "state")
 _WRITING = ".writing-"
 _REPLACED = ".replaced-"
 _REMOVING = ".removing-"
-_FOREIGN = {
-    str(dtype): dtype for dtype in (torch.complex128, torch.complex32, torch.float8_e8m0fnu, torch.float4_e2m1fn_x2)
-}
-"""What safetensors cannot hold: kept as bytes, with type and shape in state.json."""
-
-_SAFE = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint64: "U64",
-    torch.uint32: "U32",
-    torch.uint16: "U16",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
-    torch.complex64: "C64",
-}
-"""How safetensors calls the types that it holds."""
 
 
 class OtherVersion(CheckpointError):
@@ -257,7 +230,7 @@ def _recover(path: Path) -> None:
 
 def _read_state(path: Path) -> dict[str, Any]:
     try:
-        with open_regular(path / _STATE) as file:
+        with open_regular(path / _STATE, _is_json) as file:
             body = json.loads(file.read())
     except OSError as error:
         raise broken(path, f"{_STATE} cannot be read ({error.strerror})") from error
@@ -288,7 +261,7 @@ def _read_tensors(path: Path, checksum: Any, foreign: Any) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     try:
-        with open_regular(path) as file:
+        with open_regular(path, is_whole) as file:
             data = file.read()
     except OSError as error:
         raise broken(path.parent, f"{path.name} cannot be read ({error.strerror})") from error
@@ -297,7 +270,7 @@ def _read_tensors(path: Path, checksum: Any, foreign: Any) -> dict[str, Tensor]:
     try:
         tensors = load(data)
         for name, (dtype, shape) in foreign.items():
-            tensors[name] = tensors[name].view(_FOREIGN[dtype]).reshape(shape)
+            tensors[name] = tensors[name].view(FOREIGN[dtype]).reshape(shape)
         return dict(sorted(tensors.items()))  # they come in any order
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise broken(path.parent, f"{path.name} is no safetensors file ({error})") from error
@@ -310,30 +283,6 @@ def broken(path: Path, what: str) -> CheckpointError:
         expected="the files as Ignition wrote them",
         fix="use another checkpoint, or delete this one",
     )
-
-
-def serialised(tensors: Mapping[str, Tensor]) -> tuple[list[memoryview], dict[str, Any]]:
-    """The tensors as the parts of a safetensors file, and the types and shapes of those that it holds as bytes.
-
-    Not by safetensors' own ``save``: it would copy everything once more, and have Python wait for that, the training
-    loop in its thread too. The parts of the tensors are their own memory.
-    """
-    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    foreign = {name: [str(one.dtype), list(one.shape)] for name, one in whole.items() if str(one.dtype) in _FOREIGN}
-    for name in foreign:
-        whole[name] = whole[name].reshape(-1).view(torch.uint8)
-    # The widest first, as safetensors does it: so each lies where its type can be read in place.
-    order = sorted(whole, key=lambda name: (-whole[name].element_size(), name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    parts, place = [], 0
-    for name in order:
-        tensor, end = whole[name], place + whole[name].nbytes
-        header[name] = {"dtype": _SAFE[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [place, end]}
-        parts.append(tensor.reshape(-1).view(torch.uint8).numpy().data)
-        place = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return [memoryview(len(text).to_bytes(8, "little") + text), *parts], foreign
 
 
 @contextmanager
@@ -376,6 +325,12 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
 
 def _checksum(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _is_json(file: BinaryIO, size: int) -> bool:
+    begins = file.read(12) == b'{"checksum":'
+    file.seek(-1, os.SEEK_END)
+    return begins and file.read(1) == b"}"
 
 
 def _canonical(body: Mapping[str, Any]) -> bytes:

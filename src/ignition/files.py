@@ -10,9 +10,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 __all__ = ["flush_folder", "open_regular", "write_text", "write_whole"]
+
+_LARGE = 2**28
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
@@ -64,20 +66,36 @@ def write_text(path: str | os.PathLike[str], write: Callable[[TextIO], object]) 
     write_whole(path, write_open)
 
 
-def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
+def open_regular(
+    path: str | os.PathLike[str], is_whole: Callable[[BinaryIO, int], bool] | None = None
+) -> BufferedReader:
     """A file opened for reading, if it is one with an end: a pipe or a device in its place would be read for ever.
 
+    Args:
+        path: The file, or a link to it.
+        is_whole: ``is_whole(file, size)``: whether a file may have that size, by how it begins. Only a large one is
+            asked for, which may be all holes.
+
     Raises:
-        OSError: If it cannot be opened, or is no regular file.
+        OSError: If it cannot be opened, is no regular file, or is larger than it may be.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
-        return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+    file = os.fdopen(descriptor, "rb")
+    try:
+        if is_whole is not None and found.st_size > _LARGE and not is_whole(file, found.st_size):
+            raise OSError(errno.EFBIG, f"its {found.st_size} bytes are not what it begins with", os.fspath(path))
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def flush_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ from ignition.arguments import check_model
 from ignition.errors import ArgumentError, CheckpointError
 from ignition.files import open_regular
 from ignition.structure import named
+from ignition.tensor_files import is_whole
 
 __all__ = ["LoadedWeights", "load_weights"]
 
@@ -117,7 +118,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             fix="rename the file if it is one of these, such as a .pth that torch.save wrote",
         )
     try:
-        with open_regular(path) as file:
+        with open_regular(path, is_whole if path.suffix == ".safetensors" else None) as file:
             if path.suffix == ".pt":
                 return _flat(torch.load(file, map_location="cpu", weights_only=True))
             from safetensors.torch import load

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ignition.checkpoint import broken, checksums_of, serialised, write_file
+from ignition.checkpoint import broken, checksums_of, write_file
 from ignition.errors import CheckpointError
 from ignition.files import open_regular
+from ignition.tensor_files import is_whole, serialised
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -179,7 +180,7 @@ class Parts:
 
         path = self._folder / file["name"]
         try:
-            with open_regular(path) as opened:
+            with open_regular(path, is_whole) as opened:
                 checksum = hashlib.file_digest(opened, "sha256").hexdigest()
         except OSError as error:
             raise broken(self._folder, f"{path.name} cannot be read ({error.strerror})") from error
