@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -102,3 +104,51 @@ def test_the_average_of_other_models_is_refused():
     averages.load_state_dict({"G": {}, "D": {}})
     with pytest.raises(ArgumentError, match="an average of the models G, D was loaded, and the Trainer has one model"):
         averages.prepare(trainer_of(nn.Linear(4, 2)))
+
+
+class Counting(nn.Module):
+    """Has a buffer that its state dict leaves out, and one that it sets."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+        self.register_buffer("calls", torch.zeros(1), persistent=False)
+        self.register_buffer("mean", None, persistent=False)
+
+    def forward(self, x):
+        self.calls += 1
+        self.mean = x.mean(0)
+        return self.linear(x - self.mean) * self.calls
+
+
+def test_buffers_that_no_state_dict_has_are_those_of_the_last_average_and_not_of_the_model_now():
+    model = Counting()
+    averages = AveragedModels(get_ema_multi_avg_fn(0.8))
+    averages.prepare(trainer_of(model))
+    model(torch.full((2, 4), 1.0))
+    averages.add(model)
+    saved = averages.state_dict()
+    model(torch.full((2, 4), 2.0))  # a step that the average leaves out
+
+    again = AveragedModels(get_ema_multi_avg_fn(0.8))
+    again.load_state_dict(saved)
+    again.prepare(trainer_of(copy.deepcopy(model)))
+    found = again.models("ema")["ema"]
+    assert found.calls.item() == 1
+    assert torch.equal(found.mean, torch.ones(4))
+    averages.models("ema")["ema"].calls += 5
+    assert found.calls.item() == 1
+    assert saved[""]["buffer.module.calls"].item() == 1
+
+
+def test_only_buffers_are_taken_from_what_a_state_calls_buffers():
+    model = Counting()
+    averages = AveragedModels(None)
+    averages.prepare(trainer_of(model))
+    averages.add(model)
+    state = averages.state_dict()
+    state[""] |= {"buffer.module.forward": torch.ones(1), "buffer.module.linear.weight": torch.ones(2, 4)}
+    averages.load_state_dict(state)
+    found = averages.models("ema")["ema"]
+    assert callable(found.forward)
+    assert torch.equal(found.linear.weight, model.linear.weight)

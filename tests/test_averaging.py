@@ -697,3 +697,25 @@ def test_what_swa_cannot_do_is_an_error_at_once(arguments, message):
 )
 def test_what_it_is_can_be_read(callback, shown):
     assert repr(callback) == shown
+
+
+@pytest.mark.parametrize("average", [EMA(0.5), SWA(start=1)])
+@pytest.mark.parametrize(
+    ("saved", "fits"),
+    [
+        (torch.zeros(3), True), (torch.zeros(5), True), (torch.zeros(2), False), (torch.zeros(0), False),
+        (torch.zeros(3, 2), False), (torch.zeros(3).double(), False), ("x", False), (None, False),
+    ],
+)  # fmt: skip
+def test_a_buffer_that_no_state_dict_has_may_have_grown_and_is_else_that_of_the_model(average, saved, fits):
+    model = network()
+    model.register_buffer("shift", torch.zeros(3), persistent=False)
+    trainer = training(model)
+    weights = {f"module.{key}": value for key, value in model.state_dict().items()}
+    state = {"": {"n_averaged": torch.tensor(1), **weights, "buffer.module.shift": saved}}
+    memory = {"updates": 1, "average": state} if isinstance(average, EMA) else {"ready": True, "average": state}
+    if fits:
+        average.check_state(trainer, memory)
+    else:
+        with pytest.raises(ArgumentError, match=r"has a buffer\.module\.shift that the models cannot have"):
+            average.check_state(trainer, memory)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from ignition.buffers import copy_buffers, fit_buffers
+from ignition.buffers import copy_buffers, fit_buffers, load_transient_buffers, transient_buffers
 from ignition.errors import ArgumentError
 from ignition.strategy import as_sharded
 from ignition.structure import like, named
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ignition.trainer import Trainer
 
 __all__ = ["AveragedModels"]
+
+_TRANSIENT = "buffer."
 
 
 class AveragedModels:
@@ -91,7 +93,7 @@ class AveragedModels:
         return {
             name: {
                 key: value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
-                for key, value in averaged.state_dict().items()
+                for key, value in _all_of(averaged).items()
             }
             for name, averaged in named(self._averaged).items()
         }
@@ -111,8 +113,17 @@ class AveragedModels:
                 "make the Trainer with the same structure of models as then",
             )
         for name, averaged in averages.items():
-            fit_buffers(averaged, state[name], averaged.state_dict().keys() - state[name].keys())
-            averaged.load_state_dict(as_sharded(state[name], averaged))
+            kept = {key: value for key, value in state[name].items() if not key.startswith(_TRANSIENT)}
+            transient = {f"{_TRANSIENT}{key}" for key in transient_buffers(averaged)}
+            fit_buffers(averaged, kept, averaged.state_dict().keys() - kept.keys())
+            averaged.load_state_dict(as_sharded(kept, averaged))
+            load_transient_buffers(averaged, "", {key: state[name][key] for key in transient & state[name].keys()})
+
+
+def _all_of(averaged: AveragedModel) -> dict[str, Any]:
+    """What there is of an average: with `every` its buffers are older than the model's, those of no state dict too."""
+    transient = {f"{_TRANSIENT}{name}": one for name, one in transient_buffers(averaged).items() if one is not None}
+    return averaged.state_dict() | transient
 
 
 @torch.no_grad()

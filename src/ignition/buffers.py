@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from ignition.structure import key_in
 
-__all__ = ["copy_buffers", "fit_buffers", "is_unset", "load_transient_buffers"]
+__all__ = ["copy_buffers", "fit_buffers", "is_unset", "load_transient_buffers", "transient_buffers"]
 
 
 def is_unset(module: nn.Module, key: str) -> bool:
@@ -52,6 +52,15 @@ def copy_buffers(module: nn.Module, source: nn.Module) -> None:
                 kept.copy_(buffer)
             else:
                 mine._buffers[leaf] = None if buffer is None else buffer.detach().clone()
+
+
+def transient_buffers(module: nn.Module) -> dict[str, Tensor | None]:
+    """The buffers that a module's state dict leaves out, by name."""
+    return {
+        key_in(path, leaf): part._buffers[leaf]
+        for path, part in module.named_modules()
+        for leaf in sorted(part._non_persistent_buffers_set)
+    }
 
 
 def load_transient_buffers(module: nn.Module, name: str, others: Mapping[str, Tensor]) -> None:

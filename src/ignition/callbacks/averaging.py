@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
 
 from ignition.averages import AveragedModels
+from ignition.buffers import transient_buffers
 from ignition.callbacks.base import Callback
 from ignition.callbacks.schedule import finite, positive_count
 from ignition.errors import ArgumentError
@@ -226,6 +227,14 @@ def _check_average(owner: Callback, models: Any, average: dict[str, Any]) -> Non
     for name, state in average.items():
         whole = isinstance(state, dict) and all(isinstance(key, str) for key in state)
         count = state.get("n_averaged") if whole else None
+        here = transient_buffers(named(models)[name]) if whole and name in named(models) else {}
+        for key, value in state.items() if whole else ():
+            if key.startswith("buffer.") and not _may_become(here.get(key.removeprefix("buffer.module.")), value):
+                raise ArgumentError(
+                    f"the state of {owner!r} has a {key} that the models cannot have",
+                    "their buffers, of the shapes that these have or grow to",
+                    "use another state",
+                )
         if not isinstance(count, Tensor) or count.ndim or count.dtype != torch.long or count < 0:
             raise ArgumentError(
                 f"the state of {owner!r} has no average with its count",
@@ -237,6 +246,14 @@ def _check_average(owner: Callback, models: Any, average: dict[str, Any]) -> Non
         }
     if average:
         check_fit(models, weights, f"the average of {owner!r}")
+
+
+def _may_become(here: Tensor | None, saved: Any) -> bool:
+    """Whether a buffer that no state dict has can come to be what was saved: a model may set it, or have it grow."""
+    if here is None or not isinstance(saved, Tensor):
+        return isinstance(saved, Tensor)
+    alike = (here.dtype, here.ndim) == (saved.dtype, saved.ndim)
+    return alike and all(now <= then for now, then in zip(here.shape, saved.shape, strict=True))
 
 
 class _Through(nn.Module):
