@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as numpy_strategies
 from torch import nn
 
 from ignition.codec import decode, encode, give_back, plain_copy
-from ignition.errors import CheckpointError
+from ignition.errors import CheckpointError, IgnitionWarning
 
 
 def there_and_back(value, present=None, objects=None):
@@ -564,3 +564,42 @@ def test_tensors_of_an_accelerator_go_to_the_one_that_is_there():
     assert decode(code, held, device=torch.device("meta")).device.type == "meta"
     code["$"][1][2] = "cpu"  # as Adam's count of steps, which stays where it was
     assert decode(code, held, device=torch.device("meta")).device.type == "cpu"
+
+
+def test_a_generator_in_two_places_stays_one():
+    value = {"a": np.random.default_rng(3), "b": [None]}
+    value["b"].append(value["a"])
+    expected = copy.deepcopy(value["a"])
+    back = there_and_back(value)
+    assert back["a"] is back["b"][1]
+    assert [back["a"].random(), back["b"][1].random()] == expected.random(2).tolist()
+
+    objects, here = [], {"a": np.random.default_rng(5), "b": [None, np.random.default_rng(6)]}
+    back = there_and_back(value, here, objects)
+    give_back(objects)
+    assert back["a"] is here["a"]
+    assert back["b"][1] is here["a"]
+    assert back["a"].random() == copy.deepcopy(value["a"]).random()
+
+
+def test_generators_that_are_alike_stay_apart():
+    back = there_and_back([np.random.default_rng(3), np.random.default_rng(3)])
+    assert back[0] is not back[1]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_number_of_a_class_beside_numpys_is_refused_where_it_must_come_back_exactly(exact):
+    value = type("Own", (np.float64,), {})(1.5)
+    if exact:
+        with pytest.raises(CheckpointError, match="it is a Own, which would come back as a plain float"):
+            encode(value, {}, "it", exact=True)
+    else:
+        assert there_and_back(value) == 1.5
+
+
+def test_a_tensor_that_backward_would_go_through_is_warned_of_where_it_must_come_back_exactly():
+    value = {"hidden": torch.ones(2, requires_grad=True) * 2}
+    encode(value, {}, "callback")
+    with pytest.warns(IgnitionWarning, match=r"trainer\.state holds 'hidden'"):
+        encode(value, {}, "state", exact=True)
+    encode({"hidden": value["hidden"].detach(), "leaf": torch.ones(2, requires_grad=True)}, {}, "state", exact=True)

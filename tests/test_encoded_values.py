@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import itertools
 import json
 import random
 
@@ -9,7 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from ignition.encoded_values import KINDS, array_mark, marked, name_of_generator, new_generator, number_mark, text_of
+from ignition.encoded_values import (
+    KINDS,
+    array_mark,
+    check_kind,
+    marked,
+    name_of_generator,
+    new_generator,
+    number_mark,
+    text_of,
+    warn_of_origin,
+)
+from ignition.errors import CheckpointError, IgnitionWarning
 from ignition.generators import put_back, state_of
 
 
@@ -77,3 +90,41 @@ def test_other_generators_have_no_name():
 
 def test_a_mark_has_one_key():
     assert marked("tuple", [1]) == {"$": ["tuple", [1]]}
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+def test_the_dimensions_of_an_array_lie_in_memory_as_they_did(axes):
+    array = np.arange(24.0).reshape(2, 3, 4).transpose(axes)
+    back = there_and_back(array_mark(array))
+    np.testing.assert_array_equal(back, array)
+    assert back.strides == array.strides
+    assert back.flags.owndata
+    assert back.flags.writeable
+
+
+@pytest.mark.parametrize("axes", ["F", "", [0], [0, 0], [0, 1, 2], [1, "0"], None, 3, [-1, 0]])
+def test_an_order_that_is_none_of_the_dimensions_is_refused(axes):
+    given = ["<f8", [1, 2], text_of(np.zeros(2).tobytes()), axes]
+    with pytest.raises((ValueError, TypeError, AttributeError)):
+        KINDS["array"](given)
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [(enum.IntEnum("Colour", "RED").RED, "int"), (type("Name", (str,), {})("a"), "str"),
+     (type("Number", (np.float64,), {})(1.0), "float"), (torch.ones(1).as_subclass(type("Own", (torch.Tensor,), {})),
+     "Tensor")],
+)  # fmt: skip
+def test_what_would_come_back_as_something_plainer_is_refused(value, plain):
+    with pytest.raises(CheckpointError, match=f"a.b is a .*, which would come back as a plain {plain}"):
+        check_kind(value, "a.b")
+
+
+@pytest.mark.parametrize("value", [True, 1, "a", 1.5, 1j, b"a", torch.ones(1), torch.nn.Parameter(torch.ones(1)), None])
+def test_what_is_plain_is_not_refused(value):
+    check_kind(value, "a")
+
+
+def test_a_tensor_with_an_origin_is_named_as_it_stands_in_the_state():
+    with pytest.warns(IgnitionWarning, match=r"trainer\.state holds 'a\.0', .* Put it\.detach\(\) there"):
+        warn_of_origin("process1.state.a.0")

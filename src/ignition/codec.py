@@ -24,11 +24,13 @@ from ignition.encoded_values import (
     KINDS,
     PLAIN_CONTAINERS,
     array_mark,
+    check_kind,
     marked,
     name_of_generator,
     new_generator,
     number_mark,
     text_of,
+    warn_of_origin,
 )
 from ignition.errors import CheckpointError
 from ignition.gathered_metrics import metrics_in, restore_metrics
@@ -148,7 +150,7 @@ class _Encoder:
     def __init__(self, tensors: dict[str, Tensor], exact: bool) -> None:
         self.tensors = tensors
         self.exact = exact
-        self.known: dict[int, Any] = {}  # the mark of each tensor, by its id
+        self.known: dict[int, Any] = {}  # the mark of each tensor and generator, by its id
         self.held: list[Tensor] = []  # those that `tensors` does not hold, so that their ids stay their own
 
     def encode(self, value: Any, place: str, depth: int) -> Any:
@@ -168,10 +170,10 @@ class _Encoder:
             return self._container(value, place, depth + 1)
         if (kind is np.ndarray or (kind is np.memmap and not self.exact)) and value.dtype.kind in "biufc":
             return array_mark(value)
-        if isinstance(value, np.generic) and value.dtype.kind in "biufc":  # some are Python's numbers too
+        if isinstance(value, np.generic) and kind is value.dtype.type and value.dtype.kind in "biufc":
             return number_mark(value)
         if self.exact:
-            self._check_kind(value, place)
+            check_kind(value, place)
         if isinstance(value, str):
             return str.__str__(value)
         if kind is float:
@@ -192,7 +194,10 @@ class _Encoder:
         if isinstance(value, torch.device):
             return marked("device", str(value))
         if isinstance(value, GENERATORS) and (name := name_of_generator(value)) is not None:
-            return marked("generator", [name, self.encode(state_of(value), place, depth + 1)])
+            if id(value) not in self.known:
+                state = self.encode(state_of(value), place, depth + 1)
+                self.known[id(value)] = marked("generator", [name, state, place])
+            return self.known[id(value)]
         if isinstance(value, Stateful) and not isinstance(value, type):
             metrics = metrics_in(value) if isinstance(value, nn.Module) else {}
             state = {"state": value.state_dict(), "metrics": metrics}
@@ -206,17 +211,6 @@ class _Encoder:
             "objects with state_dict and load_state_dict",
             fix="give its class these two methods, or keep it elsewhere",
         )
-
-    def _check_kind(self, value: Any, place: str) -> None:
-        """Raises CheckpointError if a value is of a class of its own that would come back as what it is made of."""
-        kind = type(value)
-        for plain in (str, int, float, bytes, complex, Tensor):
-            if isinstance(value, plain) and kind is not plain and kind not in (bool, nn.Parameter):
-                raise CheckpointError(
-                    f"{place} is a {kind.__name__}, which would come back as a plain {plain.__name__}",
-                    expected="what is exactly of a type that Python or torch has",
-                    fix="put its value there (of an enum: it.value), or an object with state_dict and load_state_dict",
-                )
 
     def _container(self, value: Any, place: str, depth: int) -> Any:
         kind: Any = type(value)
@@ -269,6 +263,8 @@ class _Encoder:
         mark = self.known.get(id(value))
         if mark is not None:  # one tensor in two places comes back as one
             return mark
+        if self.exact and value.grad_fn is not None:
+            warn_of_origin(place)
         name = place
         if name in self.tensors or not name.isascii():
             name = self._free_name(place)
@@ -302,6 +298,7 @@ class _Decoder:
         self.staying = None if objects is None else Staying(objects)
         self.device = device
         self.known: dict[str, Tensor] = {}
+        self.generators: dict[str, Any] = {}
 
     def decode(self, value: Any, present: Any = None) -> Any:
         """The value itself, or what is there and is to take it."""
@@ -367,14 +364,16 @@ class _Decoder:
 
     def _generator(self, content: Any, present: Any) -> Any:
         """The generator that is there, if it is of that kind; else a new one."""
-        name, state = content[0], self.decode(content[1])
+        name, state, place = content[0], self.decode(content[1]), content[2]
+        if place in self.generators:  # one in two places is one afterwards
+            return self.generators[place]
         stays = self.objects is not None and isinstance(present, GENERATORS) and name_of_generator(present) == name
         new = new_generator(name, present if stays else None)
         put_back(new, state)  # raises where it is no state
-        if self.objects is None or not stays:
-            return new
-        self.objects.append((present, state))
-        return present
+        self.generators[place] = present if stays else new
+        if self.objects is not None and stays:
+            self.objects.append((present, state))
+        return self.generators[place]
 
     def _parameter(self, content: Any, present: Any) -> nn.Parameter:
         tensor = self._tensor(content, present if isinstance(present, nn.Parameter) else None)

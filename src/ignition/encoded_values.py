@@ -11,10 +11,13 @@ import random
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
+from ignition.errors import CheckpointError, warn
 
 __all__ = [
     "COLLECTIONS",
@@ -23,11 +26,13 @@ __all__ = [
     "KINDS",
     "PLAIN_CONTAINERS",
     "array_mark",
+    "check_kind",
     "marked",
     "name_of_generator",
     "new_generator",
     "number_mark",
     "text_of",
+    "warn_of_origin",
 ]
 
 _DTYPES = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
@@ -68,15 +73,40 @@ KINDS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def check_kind(value: Any, place: str) -> None:
+    """Raises CheckpointError if a value is of a class of its own that would come back as what it is made of."""
+    kind = type(value)
+    for plain in (str, int, float, bytes, complex, Tensor):
+        if isinstance(value, plain) and kind is not plain and kind not in (bool, nn.Parameter):
+            raise CheckpointError(
+                f"{place} is a {kind.__name__}, which would come back as a plain {plain.__name__}",
+                expected="what is exactly of a type that Python or torch has",
+                fix="put its value there (of an enum: it.value), or an object with state_dict and load_state_dict",
+            )
+
+
+def warn_of_origin(place: str) -> None:
+    """Warns of a tensor in ``trainer.state`` that backward would go through, to what it was computed from."""
+    warn(
+        f"trainer.state holds {place.partition('state.')[2]!r}, a tensor that was computed from trained ones. A "
+        "checkpoint has its values alone: after a resume no gradient goes back through it. Put it.detach() there"
+    )
+
+
 def array_mark(value: np.ndarray[Any, Any]) -> Any:
-    """An array; one that lies column by column does so afterwards, since arithmetic may depend on it."""
-    by_column = value.flags.f_contiguous and not value.flags.c_contiguous
-    order: Literal["F", "C"] = "F" if by_column else "C"
-    return marked("array", [value.dtype.str, list(value.shape), text_of(value.tobytes(order)), order])
+    """An array; its dimensions lie in memory afterwards as they do now, since arithmetic may depend on it."""
+    axes = sorted(range(value.ndim), key=lambda axis: -abs(value.strides[axis]))
+    order: Any = "C"
+    if not value.flags.c_contiguous and value.transpose(axes).flags.c_contiguous:
+        order, value = axes, value.transpose(axes)
+    return marked("array", [value.dtype.str, list(value.shape), text_of(value.tobytes()), order])
 
 
-def _array(dtype: str, shape: list[int], text: str, order: Literal["F", "C"] = "C") -> np.ndarray[Any, Any]:
-    return np.frombuffer(_data(text), _plain_dtype(dtype)).reshape(shape, order=order).copy(order)
+def _array(dtype: str, shape: list[int], text: str, axes: Any = "C") -> np.ndarray[Any, Any]:
+    found = np.frombuffer(_data(text), _plain_dtype(dtype)).reshape(shape)
+    if axes == "C":
+        return found.copy()
+    return found.transpose([axes.index(axis) for axis in range(len(axes))]).copy("K")
 
 
 def number_mark(value: np.generic) -> Any:
