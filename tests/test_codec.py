@@ -603,3 +603,49 @@ def test_a_tensor_that_backward_would_go_through_is_warned_of_where_it_must_come
     with pytest.warns(IgnitionWarning, match=r"trainer\.state holds 'hidden'"):
         encode(value, {}, "state", exact=True)
     encode({"hidden": value["hidden"].detach(), "leaf": torch.ones(2, requires_grad=True)}, {}, "state", exact=True)
+
+
+ODD = (None, "x", -1, 1e9, [], {}, [[1]], {"$": ["eval", "1"]}, 2**70, {"$": ["float", "nan"]})
+
+
+def ways(value, way=()):
+    """The way to each value in nested lists and dicts; of a long list, to its first and last."""
+    if way:
+        yield way
+    for key in (
+        value if isinstance(value, dict) else {0, len(value) - 1} if isinstance(value, list) and len(value) > 8
+        else range(len(value)) if isinstance(value, list) else ()
+    ):  # fmt: skip
+        yield from ways(value[key], (*way, key))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
+@pytest.mark.parametrize("kind", [0, 1, 2, 3, 4, 5])
+def test_a_generator_takes_no_state_that_it_cannot_draw_from(kind):
+    make = [
+        lambda: np.random.default_rng(1), lambda: np.random.RandomState(1), lambda: random.Random(1),
+        lambda: np.random.Generator(np.random.Philox(1)), lambda: np.random.Generator(np.random.MT19937(1)),
+        lambda: np.random.Generator(np.random.SFC64(1)),
+    ][kind]  # fmt: skip
+    encoded = json.loads(json.dumps(encode([make()], {}, "state", exact=True)))
+    refused = 0
+    for way in ways(encoded):
+        for value in ODD:
+            changed = copy.deepcopy(encoded)
+            inner = changed
+            for key in way[:-1]:
+                inner = inner[key]
+            inner[way[-1]] = copy.deepcopy(value)
+            objects = []
+            try:
+                found = decode(changed, {}, [make()], objects)
+            except CheckpointError:
+                refused += 1
+                continue
+            give_back(objects)
+            for one in found:
+                if isinstance(one, random.Random):
+                    one.gauss(0, 1)
+                elif isinstance(one, (np.random.Generator, np.random.RandomState)):
+                    one.normal(size=5)  # which numpy may read from outside its memory
+    assert refused > 50

@@ -245,3 +245,36 @@ def test_a_run_with_generators_of_its_own_goes_on_to_the_same_bits(by, tmp_path,
 def test_the_number_of_workers_changes_nothing_of_generators_in_the_data_set(tmp_path):
     expected = fingerprint(run(tmp_path / "alone"))
     assert not differences(run(tmp_path / "two", workers=2), expected)
+
+
+def altered(state, way, value):
+    """A copy of a state in which one value is another."""
+    changed = copy.deepcopy(state)
+    inner = changed
+    for key in way[:-1]:
+        inner = inner[key]
+    inner[way[-1]] = value
+    return changed
+
+
+@pytest.mark.parametrize("value", [-1, -100_000, 625, 10**9, 2.0, None, "1"])
+@pytest.mark.parametrize(
+    ("kind", "way"), [("MT19937", ("state", "pos")), ("RandomState", ("state", "pos")), ("Philox", ("buffer_pos",))]
+)
+def test_a_place_outside_of_its_words_is_refused_as_numpy_would_read_there(kind, way, value):
+    generator = KINDS[kind]()
+    expected = state_of(generator)
+    with pytest.raises(ValueError, match="is no place among the"):
+        put_back(generator, altered(expected, way, value))
+    assert repr(state_of(generator)) == repr(expected)
+
+
+def test_a_second_normal_number_that_is_none_is_refused():
+    generator = random.Random(1)
+    generator.gauss(0, 1)
+    version, words, second = generator.getstate()
+    put_back(generator, (version, words, None))
+    put_back(generator, (version, words, second))
+    assert generator.gauss(0, 1) == second
+    with pytest.raises(ValueError, match="'x' is no second one of two normal numbers"):
+        put_back(generator, (version, words, "x"))

@@ -93,15 +93,31 @@ def state_of(generator: Any) -> Any:
 
 
 def put_back(generator: Any, state: Any) -> None:
-    """Gives a generator the state that `state_of` returned."""
+    """Gives a generator the state that `state_of` returned.
+
+    Raises:
+        ValueError: Or whatever the generator raises, if it is no state of its kind.
+    """
     if isinstance(generator, torch.Generator):
         generator.set_state(state)
     elif isinstance(generator, np.random.Generator):
+        _check_place(state)
         generator.bit_generator.state = state
     elif isinstance(generator, np.random.RandomState):
+        _check_place(state)
         generator.set_state(state)
     else:
+        if state[2] is not None and type(state[2]) is not float:
+            raise ValueError(f"{state[2]!r} is no second one of two normal numbers")
         generator.setstate(state)
+
+
+def _check_place(state: Mapping[str, Any]) -> None:
+    """Numpy takes any place in the words that are drawn already, and then reads outside of them."""
+    inner = state["state"]
+    for words, place in ((624, inner.get("pos", 0)), (4, state.get("buffer_pos", 0))):
+        if not isinstance(place, (int, np.integer)) or not 0 <= place <= words:
+            raise ValueError(f"{place!r} is no place among the {words} words of a generator")
 
 
 def put_back_by_place(generators: Mapping[str, Any], states: Mapping[str, tuple[str, Any]]) -> None:
