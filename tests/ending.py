@@ -15,30 +15,40 @@ from small import net
 from ignition import distributed, parting
 
 LIMIT = 10.0
+AT_ONCE = 3  # cases that run side by side: most of their time they wait
 
 
 def end_each(cases: Mapping[str, Callable[[], object]], folder: str, ports: Sequence[str]) -> None:
     """Leaves for each case the exit status of this process, None where it hangs, and what was raised in it."""
     torch.optim.SGD(net().parameters(), 0.1)  # imports what an optimizer needs
     number, found = int(os.environ["RANK"]), {}
-    for (name, call), port in zip(cases.items(), ports, strict=True):
-        begun, path = time.monotonic(), os.path.join(folder, f"said-{number}")
-        if os.path.exists(path):
-            os.remove(path)
-        child = os.fork()
-        if not child:
-            os.environ["MASTER_PORT"] = port
-            parting._SECONDS_FOR_A_WORD, distributed.SECONDS_FOR_A_MEETING = 1.0, 2.0
-            _end_as(call, path)
-        status = None
-        while status is None and time.monotonic() < begun + LIMIT:
-            done, status = os.waitpid(child, os.WNOHANG)
-            status = os.waitstatus_to_exitcode(status) if done else time.sleep(0.02)
-        if status is None:
-            os.kill(child, 9)
-            os.waitpid(child, 0)
-        found[name] = [status, Path(path).read_text() if os.path.exists(path) else ""]
+    waiting = list(zip(cases.items(), ports, strict=True))
+    while waiting:
+        begun = []
+        for (name, call), port in [waiting.pop(0) for _ in range(min(AT_ONCE, len(waiting)))]:
+            path = os.path.join(folder, f"said-{number}-{len(found) + len(begun)}")
+            child = os.fork()
+            if not child:
+                os.environ["MASTER_PORT"] = port
+                parting._SECONDS_FOR_A_WORD, distributed.SECONDS_FOR_A_MEETING = 1.0, 2.0
+                _end_as(call, path)
+            begun.append((name, child, path))
+        until = time.monotonic() + LIMIT
+        for name, child, path in begun:
+            found[name] = [_status_of(child, until), Path(path).read_text() if os.path.exists(path) else ""]
     Path(folder, f"result-{number}.json").write_text(json.dumps(found))
+
+
+def _status_of(child: int, until: float) -> int | None:
+    """The exit status of a process; None for one that has to be killed."""
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return None
 
 
 def _end_as(call: Callable[[], object], path: str) -> None:
