@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import random
 import shutil
-from collections import deque
+from collections import OrderedDict, deque, namedtuple
 from itertools import cycle, islice
 
 import numpy as np
@@ -265,6 +266,48 @@ def test_a_training_goes_back_in_the_same_process(name, tmp_path):
     trainer.load(tmp_path / "start")
     trainer.fit(epochs=2)
     assert not differences(trainer, expected)
+
+
+Bounds = namedtuple("Bounds", "low high")
+
+
+class Order(enum.IntEnum):
+    MIXED = 1
+
+
+class OfItsOwnClasses(Sampler):
+    """Keeps values that are what they are by their class, which do not change, beside a count that does."""
+
+    def __init__(self, weights):
+        self.order, self.bounds, self.recent, self.epoch = Order.MIXED, Bounds(0, 22), OrderedDict(a=1), 0
+        self.weights = weights
+
+    def __len__(self):
+        return 22
+
+    def __iter__(self):
+        self.epoch += 1
+        self.recent.move_to_end("a")
+        low, high = self.bounds.low, self.bounds.high
+        return iter((torch.randperm(high) + low).tolist() if self.order is Order.MIXED else range(low, high))
+
+
+def test_what_a_sampler_has_not_changed_stays_what_it_was(tmp_path):
+    weights, ends = torch.ones(3), []
+    for kill in (None, 6, None):
+        trainer = build(lambda: DataLoader(Data(), 6, sampler=OfItsOwnClasses(weights)), tmp_path / "a", kill=kill)
+        if kill is None and not ends:
+            trainer.callbacks = [Checkpoint(tmp_path / "whole", every=1)]
+        try:
+            trainer.fit(epochs=3, resume=True)
+        except Killed:
+            continue
+        sampler = trainer.train_loader.sampler
+        assert sampler.weights is weights
+        assert sampler.order is Order.MIXED
+        assert (type(sampler.bounds), sampler.epoch) == (Bounds, 3)
+        ends.append(fingerprint(trainer))
+    assert ends[0] == ends[1]
 
 
 @pytest.mark.parametrize("seed", [None, 5])

@@ -108,12 +108,11 @@ class SamplerMemory:
         """Gives the samplers back what `now` or `read` returned."""
         for path, kept in memory.items():
             sampler = self._samplers[path]
-            for name, (encoded, tensors) in kept.items():
-                value = decode(encoded, tensors)
+            for name, one in kept.items():
                 if isinstance(sampler, Stateful):
-                    sampler.load_state_dict(value)
-                else:
-                    setattr(sampler, name, value)
+                    sampler.load_state_dict(decode(*one))
+                elif not _same(one, _now(sampler, name, f"order.{path}.{name}")):
+                    setattr(sampler, name, decode(*one))  # what has its value still stays, and of its own class
 
     def warn_of_iterators(self) -> None:
         """Warns once of an iterator that a sampler keeps, and no checkpoint can hold."""
@@ -132,8 +131,8 @@ def _remembered(path: str, sampler: Any) -> Iterator[tuple[str, _Kept]]:
     if isinstance(sampler, Stateful):
         yield "", _encoded(sampler.state_dict(), f"order.{path}")
         return
-    for name, value in _attributes(sampler):
-        kept = _kept(value, f"order.{path}.{name}") if isinstance(value, _PLAIN) else None
+    for name, _ in _attributes(sampler):
+        kept = _now(sampler, name, f"order.{path}.{name}")
         if kept is not None:
             yield name, kept
 
@@ -148,6 +147,11 @@ def _attributes(sampler: Any) -> list[tuple[str, Any]]:
 def _of_every_loader() -> frozenset[str]:
     nothing: Dataset[Any] = TensorDataset()
     return frozenset(vars(DataLoader(nothing)))
+
+
+def _now(sampler: Any, name: str, place: str) -> _Kept | None:
+    value = vars(sampler).get(name, sampler)
+    return _kept(value, place) if isinstance(value, _PLAIN) else None
 
 
 def _kept(value: Any, place: str) -> _Kept | None:
