@@ -321,6 +321,35 @@ def test_what_is_saved_by_hand_in_a_fit_is_exact_or_a_warning_comes(event, first
         assert (bool(exact), bool(warned)) == expected
 
 
+class CountingEvaluations(Callback):
+    """Has a memory that changes as an evaluation begins."""
+
+    def __init__(self):
+        self.count = 0
+
+    def on_eval_begin(self, trainer):
+        self.count += 1
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_as_an_evaluation_begins_what_was_called_before_the_save_comes_again(first, tmp_path):
+    whole, counting, saving = build(Script(), None), CountingEvaluations(), SavingIn("eval_begin", tmp_path / "a", 1)
+    whole.callbacks = [saving, counting] if first else [counting, saving]
+    whole.fit(epochs=1)
+    again = build(Script(), None)
+    again.callbacks = [CountingEvaluations()]
+    again.load(tmp_path / "a")
+    again.fit(epochs=1)
+    assert (again.callbacks[0].count == counting.count) is first
+    assert saving.warned is not first
+
+
 def test_what_is_saved_by_hand_inside_a_function_comes_with_a_warning(tmp_path):
     trainer = build(Script(), None)
     train_fn = trainer.train_fn

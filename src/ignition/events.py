@@ -63,6 +63,11 @@ class Events:
                 self._callbacks[listener[0]].append(None)
 
     @property
+    def done(self) -> list[Callback]:
+        """The callbacks that have been called before in the event that is being fired."""
+        return [one for one in self._callbacks.get(self.now, [])[: max(self._called - 1, 0)] if one is not None]
+
+    @property
     def to_come(self) -> list[Callback]:
         """The callbacks that have not been called yet in the event that is being fired."""
         return [one for one in self._callbacks.get(self.now, [])[self._called :] if one is not None]

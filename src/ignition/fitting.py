@@ -180,9 +180,11 @@ def _unfinished(training: Training) -> str | None:
         return "on_batch_begin in the middle of a step of several batches"
     if event in ("", "batch_end"):
         return f"{f'on_{event}' if event else 'a function of the loop'}, in the middle of a step or an evaluation"
-    waiting = [one for one in training.events.to_come if type(one).state_dict is not Callback.state_dict]
-    if waiting:
-        return f"on_{event} before that of {waiting[0]!r}, which changes what it keeps"
+    comes_again = event == "eval_begin" and training.pending is not None  # with the evaluation, which begins anew
+    others = training.events.done if comes_again else training.events.to_come
+    for one in others:
+        if type(one).state_dict is not Callback.state_dict:
+            return f"on_{event} {'after' if comes_again else 'before'} that of {one!r}, which changes what it keeps"
     return None
 
 
