@@ -13,7 +13,7 @@ from ignition.data import rekeyed
 from ignition.device import as_device, device_of
 from ignition.parting import check_alike, raised_alike, together
 from ignition.progress import Progress
-from ignition.reading import samples_of, size_of
+from ignition.reading import extent_of
 from ignition.signature import Signature
 from ignition.types import EvalFn, PredictFn
 
@@ -76,13 +76,7 @@ def evaluate(
     signature.check_hyper(signature.select(hyper))
     distributed.start()
     with together(raised_alike):
-        check_alike(
-            "evaluate",
-            loader=size_of(loader),
-            max_steps=max_steps,
-            batch_axis=batch_axis,
-            samples=samples_of(loader, batch_axis),
-        )
+        check_alike("evaluate", max_steps=max_steps, **extent_of(loader, batch_axis))
         return loop.evaluate(
             model,
             signature,
@@ -144,13 +138,7 @@ def predict(
     check_count(max_steps, "max_steps")
     distributed.start()
     with together(raised_alike):
-        check_alike(
-            "predict",
-            loader=size_of(loader),
-            max_steps=max_steps,
-            batch_axis=batch_axis,
-            samples=samples_of(loader, batch_axis),
-        )
+        check_alike("predict", max_steps=max_steps, **extent_of(loader, batch_axis))
         return loop.predict(
             model,
             signature,

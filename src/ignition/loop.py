@@ -17,7 +17,7 @@ from ignition.parting import check_alike, raised_alike, together
 from ignition.passes import Pass, meet_first_batch, warn_if_short
 from ignition.predictions import Predictions
 from ignition.progress import Progress
-from ignition.reading import at_most, check_ordered, part_in_evaluation, samples_of, size_of
+from ignition.reading import at_most, check_ordered, extent_of, part_in_evaluation
 from ignition.recording import begin_record, write_record
 from ignition.running import Running, this_run
 from ignition.signals import EvaluationStopped
@@ -186,13 +186,7 @@ def run_until_due(training: Training, this: Pass, limit: int | None) -> bool:
 def measure(training: Training, loader: Any, max_steps: int | None) -> dict[str, float]:
     """An evaluation by a Trainer, with its events: of the model, and of the averages that callbacks keep of it."""
     signature = training.eval_signature
-    check_alike(
-        "evaluate",
-        loader=size_of(loader),
-        max_steps=max_steps,
-        batch_axis=training.trainer.batch_axis,
-        samples=samples_of(loader, training.trainer.batch_axis),
-    )
+    check_alike("evaluate", max_steps=max_steps, **extent_of(loader, training.trainer.batch_axis))
     outer = not training.is_measuring  # one that a callback makes in these events is no event again
     training.is_measuring = True
     try:
@@ -226,7 +220,7 @@ def _measured(training: Training, signature: Signature | None, loader: Any, max_
 @together(raised_alike)
 def predict_with(training: Training, signature: Signature, loader: Any) -> Any:
     """A prediction by a Trainer."""
-    check_alike("predict", loader=size_of(loader), samples=samples_of(loader, training.trainer.batch_axis))
+    check_alike("predict", **extent_of(loader, training.trainer.batch_axis))
     return predict(
         training.prepare(), signature, training.source("predict", loader), batch_axis=training.trainer.batch_axis,
         device=training.device, progress=training.progress,

@@ -32,6 +32,7 @@ __all__ = [
     "Part",
     "at_most",
     "check_ordered",
+    "extent_of",
     "is_stream",
     "part_in_evaluation",
     "part_of",
@@ -144,6 +145,11 @@ def size_of(loader: Any) -> list[int | None] | None:
     if loader is None or is_stream(loader):
         return None
     return [length_of(loader), length_of(getattr(loader, "dataset", None))]
+
+
+def extent_of(loader: Any, axis: int) -> dict[str, Any]:
+    """What of a loader has to be the same in all processes that share it, by name."""
+    return {"loader": size_of(loader), "samples": samples_of(loader, axis), "batch_axis": axis}
 
 
 def samples_of(loader: Any, axis: int) -> list[int | None] | None:
