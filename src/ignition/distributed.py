@@ -104,6 +104,10 @@ def main_first() -> Iterator[None]:
         >>> with main_first():
         ...     pass  # download, unless it is there
     """
+    start()
+    if world_size() > 1:
+        with _state.together():
+            control_group()  # made by all together: before, one that fails would be gone while others still look for it
     if not is_main():
         barrier()
     with _state.together():
