@@ -3,6 +3,8 @@
     python benchmarks/processes.py                  # the cost on 2 processes, side by side; about two minutes
     python benchmarks/processes.py --curve          # on 1, 2 and 4 processes, with the parallel efficiency
     python benchmarks/processes.py --step weighed   # the same for steps that weigh the batches, and so on
+    python benchmarks/processes.py --small          # beside a model that takes next to no time: what is added, in ms
+    python benchmarks/processes.py --launches 5     # all of it so often, as one launch is not like another
 
 Both trainings run in the same processes, a few steps of one and then of the other, again and again, so that whatever
 else the machine does strikes both. Each has its own copy of a model that takes about 30 ms a step, the same data, and
@@ -39,7 +41,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, Te
 
 from ignition import Trainer, crossentropy_loss, distributed, fit_on_batch, optimize
 
-BATCH, WIDTH, LAYERS = 128, 512, 6  # a process; 1.6 million parameters, 6.3 MB of gradients
+SIZE = 128, 512, 6  # samples a process and step, width and depth: 1.6 million parameters, 6.3 MB of gradients
+SMALL = 4, 8, 1
 STEPS = 5  # in a round
 KINDS = ("plain", "weighed", "optimize")
 
@@ -49,28 +52,29 @@ def now() -> torch.Tensor:
     return torch.tensor([perf_counter(), process_time()], dtype=torch.float64)
 
 
-def make_model() -> nn.Module:
+def make_model(width: int, depth: int) -> nn.Module:
     torch.manual_seed(0)
-    layers = [layer for _ in range(LAYERS) for layer in (nn.Linear(WIDTH, WIDTH), nn.ReLU())]
-    return nn.Sequential(*layers, nn.Linear(WIDTH, 10))
+    layers = [layer for _ in range(depth) for layer in (nn.Linear(width, width), nn.ReLU())]
+    return nn.Sequential(*layers, nn.Linear(width, 10))
 
 
-def make_data(steps: int, times: int = 10) -> Dataset:
+def make_data(batch: int, width: int, steps: int, times: int = 10) -> Dataset:
     """An epoch of so many steps, each sample in it several times: what an epoch's end costs is not a step's."""
-    count = steps * BATCH * max(distributed.world_size(), 1) // times
-    samples = TensorDataset(torch.randn(count, WIDTH), torch.randint(10, (count,)))
+    count = steps * batch * max(distributed.world_size(), 1) // times
+    samples = TensorDataset(torch.randn(count, width), torch.randint(10, (count,)))
     return Subset(samples, list(range(count)) * times)
 
 
 class ByHand:
     """A loop with DDP as torch's own documentation writes it, which keeps a mean of the loss."""
 
-    def __init__(self, model: nn.Module, data: Dataset, weighs: bool) -> None:
+    def __init__(self, model: nn.Module, data: Dataset, batch: int, weighs: bool) -> None:
+        self.batch = batch
         self.model = DistributedDataParallel(model) if distributed.world_size() > 1 else model
         self.group = dist.new_group(backend="gloo") if weighs and distributed.world_size() > 1 else None
         self.optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         self.sampler = DistributedSampler(data, distributed.world_size(), distributed.rank(), seed=0)
-        self.loader = DataLoader(data, BATCH, sampler=self.sampler)
+        self.loader = DataLoader(data, batch, sampler=self.sampler)
         self.epoch, self.batches, self.total, self.count = 0, iter(()), 0.0, 0
 
     def train(self, steps: int) -> None:
@@ -80,7 +84,7 @@ class ByHand:
             if self.group is None:
                 loss.backward()
             else:
-                self.weighed_backward(loss, len(x) / BATCH)
+                self.weighed_backward(loss, len(x) / self.batch)
             self.optimizer.step()
             self.total, self.count = self.total + loss.item() * len(x), self.count + len(x)
 
@@ -109,7 +113,7 @@ class ByHand:
 class WithIgnition:
     """The same with a Trainer."""
 
-    def __init__(self, model: nn.Module, data: Dataset, kind: str) -> None:
+    def __init__(self, model: nn.Module, data: Dataset, batch: int, kind: str) -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 
         def plain(model, x, y):
@@ -128,7 +132,7 @@ class WithIgnition:
             return {"loss": loss}
 
         train_fn = {"plain": plain, "weighed": weighed, "optimize": optimized}[kind]
-        loader = DataLoader(data, BATCH, shuffle=True)
+        loader = DataLoader(data, batch, shuffle=True)
         self.trainer = Trainer(model, optimizer, train_fn, loader, device="cpu", seed=0, progress=False)
         self.other: ByHand | None = None
         self.rounds: list[tuple[float, ...]] = []
@@ -152,35 +156,41 @@ class WithIgnition:
         self.trainer.fit(steps=rounds * STEPS)
 
 
-def run(kind: str, rounds: int, file: Path) -> None:
+def run(kind: str, size: tuple[int, int, int], rounds: int, file: Path) -> None:
     """In each of the processes."""
     torch.set_num_threads(1)
     distributed.start()
-    model, data = make_model(), make_data(steps=1000)
-    by_hand, ours = ByHand(copy.deepcopy(model), data, kind == "weighed"), WithIgnition(model, data, kind)
+    batch, width, depth = size
+    model, data = make_model(width, depth), make_data(batch, width, steps=1000)
+    by_hand = ByHand(copy.deepcopy(model), data, batch, kind == "weighed")
+    ours = WithIgnition(model, data, batch, kind)
     by_hand.train(STEPS)
     ours.train(rounds + 2, by_hand)
     if distributed.is_main():
         file.write_text(json.dumps(ours.rounds[2:]))
 
 
-def measure(kind: str, processes: int, rounds: int) -> dict[str, float]:
-    """Milliseconds of a step by hand and with Ignition, and what the second costs beside the first, in percent."""
+def launch(kind: str, processes: int, rounds: int, small: bool) -> list[list[float]]:
+    """The rounds of one training: seconds by hand and of the processor, and the same with Ignition."""
     file = Path(f".processes-{os.getpid()}.json").absolute()
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(launcher if processes > 1 else []), __file__]
+    command = [sys.executable, *(launcher if processes > 1 else []), __file__, *(["--small"] if small else [])]
     command += ["--step", kind, "--rounds", str(rounds), "--file", file]
     try:
         subprocess.run([*map(str, command)], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
-        found = json.loads(file.read_text())
+        return json.loads(file.read_text())
     finally:
         file.unlink(missing_ok=True)
-    by_hand, by_hand_busy, ours, ours_busy = zip(*found, strict=True)
+
+
+def figures_of(rounds: list[list[float]]) -> dict[str, float]:
+    """Milliseconds of a step by hand and with Ignition, and what the second costs beside the first."""
+    by_hand, by_hand_busy, ours, ours_busy = zip(*rounds, strict=True)
     low, middle, high = quantiles([100 * (b / a - 1) for a, b in zip(by_hand_busy, ours_busy, strict=True)], n=4)
     return {
-        "processes": processes,
         "by hand, ms": 1e3 * median(by_hand) / STEPS,
         "Ignition, ms": 1e3 * median(ours) / STEPS,
+        "added, ms": 1e3 * (median(ours) - median(by_hand)) / STEPS,
         "cost, %": 100 * (median(ours) / median(by_hand) - 1),
         "of fastest rounds, %": 100 * (min(ours) / min(by_hand) - 1),
         "of processor time, %": 100 * (median(ours_busy) / median(by_hand_busy) - 1),
@@ -191,31 +201,37 @@ def measure(kind: str, processes: int, rounds: int) -> dict[str, float]:
     }
 
 
+def told(processes: int, figures: dict[str, float]) -> str:
+    """A line of what was found."""
+    return ", ".join([f"processes: {processes}", *(f"{name}: {value:.2f}" for name, value in figures.items())])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measures Ignition beside DDP by hand.")
     parser.add_argument("--step", choices=KINDS, default="plain", help="how steps are taken (default: plain)")
     parser.add_argument("--rounds", type=int, default=200, help=f"of {STEPS} steps each (default: 200)")
+    parser.add_argument("--launches", type=int, default=1, help="of all processes, whose rounds are taken together")
+    parser.add_argument("--small", action="store_true", help="beside a model that takes next to no time")
     parser.add_argument("--curve", action="store_true", help="on 1, 2 and 4 processes")
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.file is not None:
-        run(arguments.step, arguments.rounds, arguments.file)
+        run(arguments.step, SMALL if arguments.small else SIZE, arguments.rounds, arguments.file)
         return
     rows = []
     for processes in (1, 2, 4) if arguments.curve else (2,):
-        row = measure(arguments.step, processes, arguments.rounds)
-        rows.append(row)
-        print(
-            ", ".join(
-                f"{name}: {value:.2f}" if isinstance(value, float) else f"{name}: {value}"
-                for name, value in row.items()
-            ),
-            flush=True,
-        )
-    for row in rows[1:]:
-        efficiency = rows[0]["Ignition, ms"] / row["Ignition, ms"]
-        best = rows[0]["fastest with Ignition, ms"] / row["fastest with Ignition, ms"]
-        print(f"{row['processes']} processes: parallel efficiency {efficiency:.0%} (of the fastest rounds {best:.0%})")
+        rounds: list[list[float]] = []
+        for number in range(arguments.launches):
+            rounds += launch(arguments.step, processes, arguments.rounds, arguments.small)
+            if arguments.launches > 1:
+                found = figures_of(rounds[-arguments.rounds :])
+                print(f"  launch {number + 1}: {told(processes, found)}", flush=True)
+        rows.append((processes, figures_of(rounds)))
+        print(told(*rows[-1]), flush=True)
+    for processes, row in rows[1:]:
+        efficiency = rows[0][1]["Ignition, ms"] / row["Ignition, ms"]
+        best = rows[0][1]["fastest with Ignition, ms"] / row["fastest with Ignition, ms"]
+        print(f"{processes} processes: parallel efficiency {efficiency:.0%} (of the fastest rounds {best:.0%})")
 
 
 if __name__ == "__main__":

@@ -41,11 +41,13 @@ class Word:
     """What a process has said, on its way to the others; `value` is the sum of theirs once it has been heard."""
 
     def __init__(self, code: int, value: float) -> None:
+        self.value = value
+        self._said = torch.tensor([[code, value]], dtype=torch.float64)
+        self._work = None
         size = distributed.world_size()
-        self._said = torch.zeros(1 + size, dtype=torch.float64)  # a place for each process: none is lost in the sum
-        self._said[0], self._said[1 + distributed.rank()] = value, code
-        many = size > 1
-        self._work = dist.all_reduce(self._said, group=distributed.steps_group(), async_op=True) if many else None
+        if size > 1:  # gathered, not summed: half as many messages
+            mine, self._said = self._said, torch.empty(size, 2, dtype=torch.float64)
+            self._work = dist.all_gather(list(self._said), mine[0], group=distributed.steps_group(), async_op=True)
 
     def heard(self) -> list[int]:
         """What each process has said. Waits for all of them."""
@@ -54,16 +56,13 @@ class Word:
                 self._work.wait()
             finally:
                 self.drop()
-        return [int(code) for code in self._said[1:].tolist()]
+        codes, values = zip(*self._said.tolist(), strict=True)
+        self.value = sum(values)
+        return [int(code) for code in codes]
 
     def drop(self) -> None:
         """Lets go of the exchange: while it is there its connections stay open, and others wait for this process."""
         self._work = None
-
-    @property
-    def value(self) -> float:
-        """The sum of the values over the processes."""
-        return self._said[0].item()
 
 
 class RollCall:
