@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, RandomSampler, Sampler, WeightedRandomS
 
 from ignition import TensorLoader, Trainer, crossentropy_loss, optimize
 from ignition.callbacks import Checkpoint
+from ignition.data import rekeyed
 from ignition.epoch_start import EpochStart
 from ignition.errors import IgnitionWarning
 
@@ -137,7 +138,7 @@ LOST = {
 @pytest.mark.parametrize(("workers", "is_keyed", "is_lost"), [(2, False, True), (2, True, False), (0, False, False)])
 def test_an_order_that_workers_need_not_keep_may_be_lost(workers, is_keyed, is_lost):
     loader, start = DataLoader(Data(), 6, num_workers=workers, in_order=False), EpochStart()
-    start.open(loader, 1, 0, is_keyed)
+    start.open(loader, rekeyed(loader, 0, "train") if is_keyed else loader, 1, 0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         start.warn_if_lost(loader)

@@ -17,8 +17,8 @@ ROOT = Path(ignition.__file__).parent
 # Each module imports only from those above it. A new one takes its place here.
 ORDER = """
     errors types structure lazy_modules position running files distributed parting
-    device generators rng shards keyed_order keyed precision dtensors fsdp_plan fsdp sharded_weights weighing strategy
-    batch_norm roll_call gradient_sync gradients window optimize duration transfer
+    device generators rng shards drawn keyed_order keyed precision dtensors fsdp_plan fsdp sharded_weights
+    weighing strategy batch_norm roll_call gradient_sync gradients window optimize duration transfer
     memory metric_objects means metrics tensor_loader data reading said processes signature modes notes optimizers
     capturable granted side_effects step_graphs predictions
     ranking plots figures records markup history notebook progress buffers weights averages lr_finder

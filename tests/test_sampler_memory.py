@@ -7,13 +7,22 @@ import os
 import random
 import shutil
 from collections import OrderedDict, deque, namedtuple
+from dataclasses import dataclass
 from itertools import cycle, islice
 
 import numpy as np
 import pytest
 import torch
 from resuming import Data, Killed, differences, fingerprint, small_training
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from ignition import Trainer, crossentropy_loss
 from ignition.callbacks import Checkpoint
@@ -307,6 +316,189 @@ def test_what_a_sampler_has_not_changed_stays_what_it_was(tmp_path):
         assert sampler.order is Order.MIXED
         assert (type(sampler.bounds), sampler.epoch) == (Bounds, 3)
         ends.append(fingerprint(trainer))
+    assert ends[0] == ends[1]
+
+
+class AtOnce(Sampler):
+    """Draws an epoch as it begins, by weights that the training sets."""
+
+    def __init__(self):
+        self.weights, self.level = torch.ones(22), 0
+
+    def __len__(self):
+        return 22
+
+    def __iter__(self):
+        return iter(torch.multinomial(self.weights, 22, replacement=True).tolist())
+
+
+class Stepwise(AtOnce):
+    """Begins further on in the data for each level, and counts what it has given."""
+
+    def __init__(self):
+        super().__init__()
+        self.given = 0
+
+    def __iter__(self):
+        for place in range(22):
+            self.given += 1
+            yield (place + self.given) % 22
+        self.given += self.level
+
+
+class Together(Sampler):
+    """Two samplers in a list, one after the other; and batches that are shuffled in place."""
+
+    def __init__(self):
+        self.parts = [Counting(), Counting()]
+        self.batches = [[place, place + 1] for place in range(0, 2400, 2)]
+
+    def __len__(self):
+        return 22
+
+    def __iter__(self):
+        random.shuffle(self.batches)
+        first, second = (list(part) for part in self.parts)
+        return iter([*first[:11], *second[:5], *(batch[0] % 22 for batch in self.batches[:6])])
+
+
+def change(sampler, step):
+    """What a training does with a sampler, in the middle of an epoch."""
+    if isinstance(sampler, SubsetRandomSampler):
+        sampler.indices = list(range(step % 7, 22))  # fewer than the script has made it with
+    elif isinstance(sampler, Stepwise):
+        sampler.level += step
+    elif hasattr(sampler, "weights"):
+        sampler.weights[step % 22] += step
+
+
+CHANGED = {
+    "weights of torch's": lambda: WeightedRandomSampler(torch.ones(22), 22),
+    "indices of torch's": lambda: SubsetRandomSampler(list(range(22))),
+    "weights of its own": AtOnce,
+    "a level": Stepwise,
+    "samplers in a list": Together,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_sampler_that_the_training_changes_inside_an_epoch_goes_on_from_every_step(name, workers, tmp_path):
+    def made(folder, every):
+        more = {"num_workers": workers}
+        trainer = build(lambda **more: DataLoader(Data(), 3, sampler=CHANGED[name](), **more), folder, more=more)
+        trainer.callbacks[0].every = every
+        sampler = trainer.train_loader.sampler
+        trainer.on("step_end")(lambda trainer: trainer.step % 3 == 1 and change(sampler, trainer.step))
+        return trainer
+
+    whole = made(tmp_path / "whole", 1)
+    whole.fit(epochs=3, resume=True)
+    for checkpoint in sorted((tmp_path / "whole").glob("fit-*")):
+        shutil.copytree(checkpoint, tmp_path / "again" / checkpoint.name)
+        again = made(tmp_path / "again", 1000)
+        again.fit(epochs=3, resume=True)
+        assert not differences(again, fingerprint(whole)), checkpoint
+        shutil.rmtree(tmp_path / "again")
+
+
+def test_a_sampler_that_draws_as_it_goes_from_what_the_training_changes_is_named(tmp_path):
+    class AsItGoes(AtOnce):
+        def __iter__(self):
+            for _ in range(22):
+                yield int(torch.multinomial(self.weights, 1))
+
+    for kill in (4, None):
+        trainer = build(lambda: DataLoader(Data(), 3, sampler=AsItGoes()), tmp_path / "a", kill=kill)
+        sampler = trainer.train_loader.sampler
+
+        def forget(trainer, sampler=sampler):
+            sampler.weights[: trainer.step] = 0
+
+        trainer.on("step_end")(forget)
+        if kill:
+            with pytest.raises(Killed):
+                trainer.fit(epochs=2, resume=True)
+        else:
+            with pytest.warns(IgnitionWarning, match="gave other samples before the checkpoint"):
+                trainer.fit(epochs=2, resume=True)
+
+
+def test_a_tensor_that_a_sampler_shares_with_the_training_stays_shared(tmp_path):
+    weights = torch.ones(22)
+
+    class Shared(AtOnce):
+        def __init__(self):
+            super().__init__()
+            self.weights = weights
+
+    for kill in (6, None):
+        weights.fill_(1)
+        trainer = build(lambda: DataLoader(Data(), 6, sampler=Shared()), tmp_path / "a", kill=kill)
+        trainer.on("step_end")(lambda trainer: weights.mul_(2))
+        if kill:
+            with pytest.raises(Killed):
+                trainer.fit(epochs=3, resume=True)
+    trainer.fit(epochs=3, resume=True)
+    assert trainer.train_loader.sampler.weights is weights
+    assert weights.tolist() == [2.0**12] * 22
+
+
+@dataclass
+class Curriculum:
+    level: int = 0
+
+
+UNKEPT = {
+    "an enum": lambda sampler: setattr(sampler, "kept", Order.MIXED),
+    "a named tuple": lambda sampler: setattr(sampler, "kept", Bounds(1, 2)),
+    "a data class": lambda sampler: setattr(sampler.course, "level", 2),
+    "very many lists": lambda sampler: sampler.many.reverse(),
+}
+
+
+@pytest.mark.parametrize("name", UNKEPT)
+def test_what_a_sampler_has_changed_and_no_checkpoint_can_hold_is_named(name, tmp_path):
+    class Holding(Counting):
+        def __init__(self):
+            super().__init__()
+            self.kept, self.course, self.many = None, Curriculum(), [[place] for place in range(20_000)]
+
+    for changed in (False, True):
+        trainer = build(lambda: DataLoader(Data(), 6, sampler=Holding()), tmp_path / str(changed))
+        if not changed:
+            trainer.fit(epochs=1, resume=True)
+            continue
+        trainer.on("epoch_end")(lambda trainer: UNKEPT[name](trainer.train_loader.sampler))
+        with pytest.warns(IgnitionWarning, match="Holding has changed '(kept|course|many)', which a checkpoint cannot"):
+            trainer.fit(epochs=1, resume=True)
+
+
+class Twice(DataLoader):
+    """Passes over its data twice in an epoch."""
+
+    def __iter__(self):
+        yield from super().__iter__()
+        yield from super().__iter__()
+
+    def __len__(self):
+        return 2 * super().__len__()
+
+
+def test_a_loader_that_passes_over_its_data_twice_has_two_orders(tmp_path):
+    ends = []
+    for kill in (None, 6, None):
+        folder = tmp_path / ("whole" if not ends else "killed")
+        trainer = build(lambda: Twice(Data(), 6, shuffle=True), folder, kill=kill)
+        try:
+            trainer.fit(epochs=2, resume=True)
+        except Killed:
+            continue
+        ends.append(fingerprint(trainer))
+        loaded = trainer.train_loader.dataset.loaded
+        assert sorted(loaded[-22:]) == sorted(loaded[-44:-22]) == sorted(loaded[-22:])
+        assert loaded[-22:] != loaded[-44:-22]
     assert ends[0] == ends[1]
 
 

@@ -5,9 +5,10 @@ An epoch that is taken up in its middle begins from there once more, and passes 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -16,7 +17,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from ignition import rng
 from ignition.codec import encode
 from ignition.data import check_place_kept, keeps_place
+from ignition.drawn import Goal
 from ignition.errors import CheckpointError, warn
+from ignition.keyed import KeyedLoader
 from ignition.loader_place import KeptPlace, load_place, place_of
 from ignition.sampler_memory import SamplerMemory, own_samplers
 from ignition.tensor_loader import TensorLoader
@@ -24,6 +27,14 @@ from ignition.tensor_loader import TensorLoader
 __all__ = ["EpochStart"]
 
 _MIDDLE = "the checkpoint is from the middle of an epoch"
+
+
+class _Place(NamedTuple):
+    """How far a sampler is in an epoch: how many items it was asked for, their digest, and what it remembers."""
+
+    given: int
+    digest: int
+    memory: Any
 
 
 class EpochStart:
@@ -40,27 +51,36 @@ class EpochStart:
         self._is_keyed = True
         self._memory = SamplerMemory(None)
         self._remembered: Any = {}
+        self._source: Callable[[], KeyedLoader | None] = _nothing  # not kept alive, since it has workers
+        self._loaded: _Place | None = None  # where a checkpoint's sampler was
+        self._coming: _Place | None = None  # the same, from the opening of the loader until the sampler is there
         self._drawn_from: dict[str, Tensor] | None = None
         self._drawn_until: dict[str, Tensor] | None = None
 
-    def open(self, loader: Any, epoch: int, read: int, is_keyed: bool) -> Iterator[Any] | None:
+    def open(self, loader: Any, source: Any, epoch: int, read: int) -> Iterator[Any] | None:
         """Notes the start of an epoch, or goes on in one.
 
         Args:
             loader: The user's train loader.
+            source: The same as it is read: by key, where its order follows the seed.
             epoch: Its number.
             read: How many batches of it have been read.
-            is_keyed: Whether its order follows the seed.
 
         Returns:
             The batches that are left, where the loader has been put back, or has to read what is passed over; else
             None.
         """
         kept, self._kept = self._kept, None
+        is_keyed = source is not loader
+        self._source = ref(source) if isinstance(source, KeyedLoader) else _nothing
         if kept is not None and kept.loader is loader:
             return kept.open()
+        loaded, self._loaded, self._coming = self._loaded, None, None
+        if loaded is not None and isinstance(source, KeyedLoader):
+            self._coming = loaded
+            source.come_to(Goal(loaded.given, loaded.digest, self._arrive))
         if read:
-            return self._gone_on(loader, read)
+            return self._gone_on(loader, read, loaded)
         self._look_at(loader)
         if is_keyed and self._epoch == epoch:  # once more, after an error
             self._memory.put_back(self._remembered)
@@ -87,10 +107,16 @@ class EpochStart:
             tensors: Receives the tensors.
         """
         self._look_at(loader)
-        memory = self._remembered
-        if self._memory:
-            self._memory.warn_of_iterators()
-            memory = self._memory.now() if has_ended else memory
+        self._memory.warn_of_lost()
+        place = self._loaded or self._coming
+        if place is None:
+            source = self._source()
+            place = _Place(*((0, 0) if source is None else source.drawn.place), self._memory.now())
+        memory, now = self._remembered, {}
+        if has_ended:  # the next epoch begins with all that there is
+            memory = place.memory
+        else:
+            now = self._memory.written(place.memory, tensors, "now.")
         generators = None
         if self._drawn_from is not None:
             generators = {"from": self._drawn_from, "until": _generators_of(loader)}
@@ -98,12 +124,15 @@ class EpochStart:
             "keyed": self._is_keyed,
             "epoch": 0 if has_ended else self._epoch,
             "memory": self._memory.written(memory, tensors),
+            "now": {"given": place.given, "digest": place.digest, "memory": now},
             "generators": encode(generators, tensors, "order"),
         }
 
     def check(self, loader: Any, state: Mapping[str, Any], source: str) -> None:
         """Raises CheckpointError if `state` belongs to another loader."""
-        (self._memory if loader is self._loader else SamplerMemory(loader)).check(state["memory"], source)
+        memory = self._memory if loader is self._loader else SamplerMemory(loader)
+        memory.check(state["memory"], source)
+        memory.check(state["memory"] | state["now"]["memory"], source)
 
     def load(self, loader: Any, state: Mapping[str, Any], place: Any, has_ended: bool) -> None:
         """Goes where a checkpoint was taken.
@@ -119,6 +148,9 @@ class EpochStart:
         self._epoch, self._is_keyed, self._drawn_from, self._drawn_until = state["epoch"], state["keyed"], None, None
         self._remembered = self._memory.read(state["memory"])
         self._memory.put_back(self._remembered)
+        now = state["now"]
+        place = _Place(now["given"], now["digest"], self._memory.read(now["memory"]))
+        self._loaded = None if has_ended else place
         if state["generators"] is not None:
             self._drawn_from, self._drawn_until = state["generators"]["from"], state["generators"]["until"]
             _put_back(loader, self._drawn_until)
@@ -144,8 +176,14 @@ class EpochStart:
         if loader is not self._loader:
             self._loader, self._memory, self._epoch = loader, SamplerMemory(loader), 0
             self._remembered = self._memory.now()
+            self._loaded = self._coming = None
 
-    def _gone_on(self, loader: Any, read: int) -> Iterator[Any] | None:
+    def _arrive(self) -> None:
+        if self._coming is not None:
+            self._memory.put_back(self._coming.memory)
+            self._coming = None
+
+    def _gone_on(self, loader: Any, read: int, loaded: _Place | None) -> Iterator[Any] | None:
         self.warn_if_lost(loader)
         if self._drawn_from is None or self._drawn_until is None:
             return None
@@ -154,9 +192,15 @@ class EpochStart:
         batches: Iterator[Any] = iter(loader)
         for _ in islice(batches, read):  # loaded and dropped: only so the loader comes to where it was
             pass
+        if loaded is not None:
+            self._memory.put_back(loaded.memory)
         _put_back(loader, self._drawn_until)
         rng.restore(before)
         return batches
+
+
+def _nothing() -> None:
+    return None
 
 
 def _draws(loader: Any) -> bool:

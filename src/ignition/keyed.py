@@ -12,12 +12,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate, get_worker_info
 
+from ignition.drawn import Drawn, Goal
 from ignition.generators import generators_of
 from ignition.keyed_order import KeyedIndices, KeyedOrder, drawn_under
 from ignition.rng import capture, key_of, keyed, restore, seed_fetching
@@ -71,10 +71,23 @@ class KeyedLoader:
             "batch_sampler" if batched else "sampler": self._order,
         }
         self._loader = loader
+        self._own_drawn = Drawn()
         if not iterates_in_own_way(loader):
             self._loader = copy.copy(loader)
             # torch forbids to exchange these after __init__; a copy is not yet in use, and __init__ is the subclass's.
             vars(self._loader).update(self._parts)
+
+    @property
+    def drawn(self) -> Drawn:
+        """What its sampler has given since iteration began; of a class with an iteration of its own, the batches."""
+        return self._own_drawn if self._loader is self._original else self._order.drawn
+
+    def come_to(self, goal: Goal) -> None:
+        """Has the next iteration come to a place first."""
+        if self._loader is self._original:
+            self._own_drawn = Drawn(goal)
+        else:
+            self._order.goal = goal
 
     def iterate(
         self, epoch: int, start: int = 0, shard: Shard = WHOLE, fill: Fill = "none", shift: int = 0
@@ -91,12 +104,11 @@ class KeyedLoader:
 
     def _of_own_iter(self, epoch: int, start: int, shard: Shard, fill: Fill) -> Iterator[Any]:
         self._order.place(epoch, of_all=shard.size > 1)
-        batches = drawn_under(self._loader, self._key(epoch), self._put_in)
-        before = capture() if start else {}
-        for _ in islice(batches, start):  # made and dropped: only so the loader comes to where it was
-            pass
-        if start:
-            restore(before)  # an accelerator's generators, which follow no key
+        if self._own_drawn.is_there:
+            self._own_drawn = Drawn()
+        # What is passed over is made and dropped: only so the loader comes to where it was.
+        made = drawn_under(self._loader, self._key(epoch), self._put_in)
+        batches = self._own_drawn.follow(made, start, is_told=False, passing=_leaving_generators())
         if shard.size == 1:
             yield from batches
             return
@@ -141,6 +153,14 @@ class _WorkerStart:
             os.setpgid(0, 0)
         if self._own is not None:
             self._own(number)
+
+
+@contextmanager
+def _leaving_generators() -> Iterator[None]:
+    """Puts back the generators that follow no key, those of an accelerator."""
+    before = capture()
+    yield
+    restore(before)
 
 
 def _marked(batches: Iterator[Any], borrowed: set[int]) -> Iterator[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
@@ -19,10 +19,11 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from ignition.drawn import Drawn, Goal
 from ignition.errors import ArgumentError
 from ignition.generators import generators_of, reseed
 from ignition.rng import key_of, keyed_blocks
-from ignition.shards import WHOLE, Fill, Numbered, Shard, batches_in, deal, drops_last, portions_in
+from ignition.shards import TORCH_SAMPLERS, WHOLE, Fill, Numbered, Shard, batches_in, deal, drops_last, portions_in
 
 __all__ = ["KeyedIndices", "KeyedOrder", "batches_left", "drawn_under", "unsharded"]
 
@@ -44,6 +45,8 @@ class _Place(NamedTuple):
     fill: Fill
     shift: int
     borrowed: set[int]  # the numbers, among those read, of the batches that are borrowed; known when they are asked for
+    drawn: Drawn
+    turn: Iterator[int]  # 0, or how often a loader with an iteration of its own has passed over its samples before
 
 
 class KeyedOrder:
@@ -57,6 +60,7 @@ class KeyedOrder:
         self._drop_last = drops_last(loader)
         self._seed = seed
         self._purpose = purpose
+        self.goal: Goal | None = None  # where the next iteration is to come first
         self.place(1)
 
     def place(
@@ -78,30 +82,38 @@ class KeyedOrder:
             if self._of_all is None:  # kept, since a sampler may learn from epoch to epoch
                 self._of_all = unsharded(sampler)
             sampler = self._of_all
-        self._place = _Place(sampler, epoch, start, shard, fill, shift, set())
+        drawn, self.goal = Drawn(self.goal), None
+        self._place = _Place(sampler, epoch, start, shard, fill, shift, set(), drawn, count())
         return self._place.borrowed
 
+    @property
+    def drawn(self) -> Drawn:
+        """What the sampler has given since the last `place`."""
+        return self._place.drawn
+
     def __len__(self) -> int:
-        sampler, _, start, shard, fill, shift, _ = self._place
-        length = batches_left(sampler, shift) if shift else len(sampler)
-        return portions_in(max(0, length - start), shard, fill, self._drop_last)
+        this = self._place
+        length = batches_left(this.sampler, this.shift) if this.shift else len(this.sampler)
+        return portions_in(max(0, length - this.start), this.shard, this.fill, self._drop_last)
 
     def __iter__(self) -> Iterator[KeyedIndices]:
         # The place is read now and not at the first batch: by then another iteration may have set its own.
         return self._from(self._place)
 
     def _from(self, this: _Place) -> Iterator[KeyedIndices]:
-        epoch, start = this.epoch, this.start
-        order = _reseeded(this.sampler, epoch, key_of(self._seed, self._purpose, "order", epoch))
+        epoch, start, turn = this.epoch, this.start, next(this.turn)
+        order = _reseeded(this.sampler, epoch, self._key(turn, "order", epoch))
+        drawn, is_told = this.drawn if turn == 0 else Drawn(), not _draws_at_once(this.sampler)
         if this.shard.size == 1 and not this.shift:
-            for place, indices in islice(enumerate(order), start, None):
-                yield KeyedIndices(self._key(epoch, place), indices)
+            for place, indices in enumerate(drawn.follow(order, start, is_told), start):
+                yield KeyedIndices(self._key(turn, "batch", epoch, place), indices)
             return
         batches = Numbered.of(order, this.shift)
         if batches is None:
             join: Callable[[list[Any]], list[Any] | None] | None = _joined if self._makes_lists else None
-            items: Iterable[Any] = islice(order, start, None)
+            items: Iterable[Any] = drawn.follow(order, start, is_told)
         else:
+            drawn.arrive()
             join, items = batches.joined, range(start, len(batches))
         portions = deal(items, start, this.shard, this.fill, self._drop_last, join)
         for number, (place, indices, borrowed) in enumerate(portions):
@@ -109,10 +121,10 @@ class KeyedOrder:
                 this.borrowed.add(number)
             if batches is not None and isinstance(indices, int):  # a batch's number, where it is no part of a round
                 indices = batches[indices]
-            yield KeyedIndices(self._key(epoch, place), indices)
+            yield KeyedIndices(self._key(turn, "batch", epoch, place), indices)
 
-    def _key(self, epoch: int, place: int) -> int:
-        return key_of(self._seed, self._purpose, "batch", epoch, place)
+    def _key(self, turn: int, *parts: int | str) -> int:
+        return key_of(self._seed, self._purpose, *parts, *((turn,) if turn else ()))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_sampler":
@@ -179,6 +191,8 @@ def _own_copy(sampler: Any, epoch: int, key: int) -> Any:
     changed = copy.copy(sampler)
     if kind in (RandomSampler, SubsetRandomSampler, WeightedRandomSampler):
         changed.generator = torch.Generator().manual_seed(key)
+        if kind is SubsetRandomSampler:  # it reads them as it goes, and the training may change them meanwhile
+            changed.indices = list(sampler.indices)
         return changed
     if kind is DistributedSampler:
         changed.set_epoch(epoch - 1)  # it has a seed of its own
@@ -187,6 +201,11 @@ def _own_copy(sampler: Any, epoch: int, key: int) -> Any:
         changed.sampler = _own_copy(sampler.sampler, epoch, key)
         return None if changed.sampler is None else changed
     return None
+
+
+def _draws_at_once(sampler: Any) -> bool:
+    """Whether all that a sampler gives in an epoch is known as its first item is asked for."""
+    return type(sampler.sampler if type(sampler) is BatchSampler else sampler) in TORCH_SAMPLERS
 
 
 def _with_inner(sampler: Any) -> list[Any]:

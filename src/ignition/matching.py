@@ -129,7 +129,7 @@ def check_data(loader: Any, state: Mapping[str, Any], source: str) -> None:
     shared = ["batches", "samples", "batch_size"]
     if 1 + len(state["processes"]["others"]) != distributed.world_size() and now["samples"] is not None:
         shared = ["samples"]  # the size of a batch may have been divided by another number
-    elif (state.get("order") or {}).get("memory"):
+    elif _has_memory(state):
         shared = ["samples", "batch_size"]  # how many batches there are may depend on what the sampler remembers
     if any(now[name] != then[name] for name in shared):
         raise CheckpointError(
@@ -150,7 +150,7 @@ def check_data(loader: Any, state: Mapping[str, Any], source: str) -> None:
 def check_place(loader: Any, state: Mapping[str, Any], source: str) -> None:
     """Raises CheckpointError if a checkpoint says that more batches of an epoch are done than there are."""
     length, count = sure_length(loader), 1 + len(state["processes"]["others"])
-    if length is not None and count == distributed.world_size():
+    if length is not None and count == distributed.world_size() and not _has_memory(state):
         done = state["position"]["batch"] * count + state["position"]["offset"]
         if done >= length + count:  # a last round has no more than one batch for each
             raise CheckpointError(
@@ -159,6 +159,12 @@ def check_place(loader: Any, state: Mapping[str, Any], source: str) -> None:
                 expected="as many as there are",
                 fix="use another checkpoint, or delete this one",
             )
+
+
+def _has_memory(state: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint holds what a sampler remembers, which its length may follow."""
+    order = state.get("order") or {}
+    return bool(order.get("memory") or order.get("now", {}).get("memory"))
 
 
 def _size(size: Mapping[str, Any]) -> str:

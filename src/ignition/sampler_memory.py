@@ -7,15 +7,28 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import is_dataclass
 from functools import cache
+from operator import is_
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    RandomSampler,
+    Sampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
-from ignition.codec import decode, encode
+from ignition.codec import decode, encode, give_back
+from ignition.device import tensors_in
 from ignition.errors import CheckpointError, warn
 from ignition.keyed import iterates_in_own_way
 from ignition.shards import TORCH_SAMPLERS
@@ -25,7 +38,17 @@ __all__ = ["SamplerMemory", "own_samplers"]
 
 _PLAIN = (type(None), bool, int, float, str, bytes, list, tuple, dict, set, frozenset, deque, Tensor, np.ndarray)
 _SMALL = {type(None), bool, int, float, str}
-_MANY, _LARGE = 1000, 2**26  # items that are not small, and bytes: with more, an attribute holds data
+_BATCHES = _SMALL | {list, tuple}
+# Items that are not small, batches of indices, and bytes: with more, an attribute holds data.
+_MANY, _MANY_BATCHES, _LARGE = 1000, 10_000, 2**26
+
+# What the training may set of torch's own: all else follows from the seed.
+_OF_TORCH: dict[type, tuple[str, ...]] = {
+    WeightedRandomSampler: ("weights", "num_samples", "replacement"),
+    SubsetRandomSampler: ("indices",),
+    RandomSampler: ("_num_samples",),
+    DistributedSampler: ("epoch",),
+}
 
 # An attribute as `encode` writes it, with the tensors in it.
 _Kept = tuple[Any, dict[str, Tensor]]
@@ -33,6 +56,10 @@ _Kept = tuple[Any, dict[str, Tensor]]
 
 def own_samplers(loader: Any) -> dict[str, Any]:
     """The samplers of a DataLoader that are none of torch's own, by the way to them; and itself, if so is its way."""
+    return {path: one for path, one in _remembering(loader).items() if type(one) not in TORCH_SAMPLERS}
+
+
+def _remembering(loader: Any) -> dict[str, Any]:
     if not isinstance(loader, DataLoader):
         return {}
     itself = {"loader": loader} if iterates_in_own_way(loader) and not isinstance(loader, Stateful) else {}
@@ -42,6 +69,8 @@ def own_samplers(loader: Any) -> dict[str, Any]:
 
 def _samplers_in(path: str, sampler: Any) -> Iterator[tuple[str, Any]]:
     own = getattr(sampler, "__dict__", None)
+    if type(sampler) in TORCH_SAMPLERS:
+        yield path, sampler
     if type(sampler) in TORCH_SAMPLERS or own is None:
         return
     if type(sampler) is not BatchSampler:
@@ -51,6 +80,11 @@ def _samplers_in(path: str, sampler: Any) -> Iterator[tuple[str, Any]]:
     for name, value in own.items():
         if name in ("sampler", "batch_sampler") or isinstance(value, Sampler):
             yield from _samplers_in(f"{path}.{name}", value)
+        elif isinstance(value, (list, tuple, dict)):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, one in items:
+                if isinstance(one, Sampler):
+                    yield from _samplers_in(f"{path}.{name}.{key}", one)
 
 
 class SamplerMemory:
@@ -58,41 +92,54 @@ class SamplerMemory:
 
     Args:
         loader: Any loader; of most there is nothing to remember.
+        place: What its tensors are called in a checkpoint.
     """
 
-    def __init__(self, loader: Any) -> None:
-        self._samplers = own_samplers(loader)
-        self._warned = False
+    def __init__(self, loader: Any, place: str = "order") -> None:
+        self._place = place
+        self._samplers = _remembering(loader)
+        self._own = own_samplers(loader)
         self._first = self.now()
+        self._outlines = {(path, name): _outline(value) for path, name, value in self._unkept(self._first)}
+        self._warned: set[tuple[str, str]] = set()
 
     def __bool__(self) -> bool:
-        return bool(self._samplers)
+        """Whether there is a sampler of the user's."""
+        return bool(self._own)
 
     def now(self) -> dict[str, dict[str, _Kept]]:
         """A copy of what they remember."""
-        return {path: dict(_remembered(path, one)) for path, one in self._samplers.items()}
+        return {path: dict(_remembered(self._named(path), one)) for path, one in self._samplers.items()}
 
-    def written(self, memory: Mapping[str, Mapping[str, _Kept]], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    def written(
+        self, memory: Mapping[str, Mapping[str, _Kept]], tensors: dict[str, Tensor], moment: str = ""
+    ) -> dict[str, Any]:
         """What a checkpoint holds of a copy: all that differs from what the script has made.
 
         Args:
             memory: What `now` returned.
             tensors: Receives the tensors in it.
+            moment: Tells those of several copies apart.
         """
         changed: dict[str, Any] = {}
         for path, kept in memory.items():
             differs = {name: one for name, one in kept.items() if not _same(one, self._first[path].get(name))}
-            for _, own in differs.values():
-                tensors |= own
-            changed[path] = {name: encoded for name, (encoded, _) in differs.items()}
+            if not differs and path not in self._own:
+                continue
+            changed[path] = {}
+            for name, (encoded, own) in differs.items():
+                names = {one: f"{moment}{one}" for one in own}
+                tensors |= {names[one]: tensor for one, tensor in own.items()}
+                changed[path][name] = _renamed(encoded, names) if moment and own else encoded
         return changed
 
     def check(self, written: Mapping[str, Any], source: str) -> None:
         """Raises CheckpointError if the loader has other samplers than the one of which `written` was read."""
-        if written.keys() != self._samplers.keys():
+        strange = {path for path, values in written.items() if not self._fits(path, values)}
+        if strange or self._own.keys() - written.keys():
             raise CheckpointError(
                 f"the checkpoint {source} has the memory of samplers at {sorted(written)}, and here they are at "
-                f"{sorted(self._samplers)}",
+                f"{sorted(self._own)}",
                 expected="the same samplers, since the order of the samples is part of the checkpoint",
                 fix="use the loader with which it was written, or begin anew in another folder",
             )
@@ -100,45 +147,91 @@ class SamplerMemory:
     def read(self, values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, _Kept]]:
         """The copy from which `written` made what is in a checkpoint, and was decoded since."""
         return {
-            path: kept | {name: _encoded(one, f"order.{path}.{name}") for name, one in values[path].items()}
+            path: kept
+            | {name: _encoded(one, f"{self._named(path)}.{name}") for name, one in values.get(path, {}).items()}
             for path, kept in self._first.items()
         }
 
     def put_back(self, memory: Mapping[str, Mapping[str, _Kept]]) -> None:
-        """Gives the samplers back what `now` or `read` returned."""
+        """Gives the samplers back what `now` or `read` returned. What can take its value stays the same object."""
         for path, kept in memory.items():
             sampler = self._samplers[path]
             for name, one in kept.items():
                 if isinstance(sampler, Stateful):
                     sampler.load_state_dict(decode(*one))
-                elif not _same(one, _now(sampler, name, f"order.{path}.{name}")):
-                    setattr(sampler, name, decode(*one))  # what has its value still stays, and of its own class
+                elif not _same(one, _now(sampler, name, f"{self._named(path)}.{name}")):
+                    filled: list[tuple[Any, Any]] = []
+                    present = getattr(sampler, name, None)
+                    device = next((tensor.device for tensor in tensors_in(present) if not tensor.is_cpu), None)
+                    value = decode(*one, present, filled, device)
+                    give_back(filled)
+                    vars(sampler)[name] = value
 
-    def warn_of_iterators(self) -> None:
-        """Warns once of an iterator that a sampler keeps, and no checkpoint can hold."""
-        for sampler in () if self._warned else self._samplers.values():
-            kept = [] if isinstance(sampler, Stateful) else _attributes(sampler)
-            for name in [name for name, one in kept if isinstance(one, Iterator)][:1]:
-                self._warned = True
+    def warn_of_lost(self) -> None:
+        """Warns, once of each, of what a sampler keeps or has changed that no checkpoint can hold."""
+        for path, sampler in self._own.items():
+            for name, value in [] if isinstance(sampler, Stateful) else _attributes(sampler):
+                if isinstance(value, Iterator) and (path, name) not in self._warned:
+                    self._warned.add((path, name))
+                    warn(
+                        f"the train loader's {type(sampler).__name__} keeps an iterator, {name!r}, which a checkpoint "
+                        "cannot hold: if it goes on from epoch to epoch, the order after a resume is another. Give its "
+                        "class state_dict() and load_state_dict(state)"
+                    )
+        for path, name, value in self._unkept(self.now()):
+            if (path, name) not in self._warned and not _is_outline(_outline(value), self._outlines.get((path, name))):
+                self._warned.add((path, name))
                 warn(
-                    f"the train loader's {type(sampler).__name__} keeps an iterator, {name!r}, which a checkpoint "
-                    "cannot hold: if it goes on from epoch to epoch, the order after a resume is another. Give its "
-                    "class state_dict() and load_state_dict(state)"
+                    f"the train loader's {type(self._samplers[path]).__name__} has changed {name!r}, which a "
+                    f"checkpoint cannot hold (a {type(value).__name__}): the order after a resume is another if it "
+                    "follows from that. Keep it in numbers, plain containers of at most "
+                    f"{_MANY_BATCHES} lists, tensors or arrays; or give the class state_dict() and "
+                    "load_state_dict(state)"
                 )
 
+    def _fits(self, path: str, values: Any) -> bool:
+        """Whether there is a sampler that can have remembered these values."""
+        if path in self._own or path not in self._samplers or not values:
+            return path in self._own
+        return set(values) <= set(_OF_TORCH.get(type(self._samplers[path]), ()))
 
-def _remembered(path: str, sampler: Any) -> Iterator[tuple[str, _Kept]]:
+    def _named(self, path: str) -> str:
+        return f"{self._place}.{path}"
+
+    def _unkept(self, memory: Mapping[str, Mapping[str, _Kept]]) -> Iterator[tuple[str, str, Any]]:
+        """The attributes that may be memory, and are not in a copy of it."""
+        for path, sampler in self._own.items():
+            for name, value in [] if isinstance(sampler, Stateful) else _attributes(sampler):
+                if name not in memory[path] and (isinstance(value, _PLAIN) or is_dataclass(value)):
+                    yield path, name, value
+
+
+def _renamed(encoded: Any, names: Mapping[str, str]) -> Any:
+    """What `encode` returned, with other names for its tensors."""
+    if isinstance(encoded, list):
+        return [_renamed(item, names) for item in encoded]
+    if not isinstance(encoded, dict):
+        return encoded
+    if set(encoded) == {"$"} and encoded["$"][0] == "tensor":
+        name, *rest = encoded["$"][1]
+        return {"$": ["tensor", [names[name], *rest]]}
+    return {key: _renamed(item, names) for key, item in encoded.items()}
+
+
+def _remembered(place: str, sampler: Any) -> Iterator[tuple[str, _Kept]]:
     if isinstance(sampler, Stateful):
-        yield "", _encoded(sampler.state_dict(), f"order.{path}")
+        yield "", _encoded(sampler.state_dict(), place)
         return
     for name, _ in _attributes(sampler):
-        kept = _now(sampler, name, f"order.{path}.{name}")
+        kept = _now(sampler, name, f"{place}.{name}")
         if kept is not None:
             yield name, kept
 
 
 def _attributes(sampler: Any) -> list[tuple[str, Any]]:
     """The attributes of a sampler, or of a loader; not those that torch gives every loader."""
+    if type(sampler) in TORCH_SAMPLERS:
+        return [(name, getattr(sampler, name)) for name in _OF_TORCH.get(type(sampler), ())]
     of_torch = _of_every_loader() if isinstance(sampler, DataLoader) else ()
     return [(name, value) for name, value in vars(sampler).items() if name not in of_torch]
 
@@ -158,19 +251,35 @@ def _kept(value: Any, place: str) -> _Kept | None:
     """A copy of an attribute; None if it holds data, or anything that is not plain."""
     if isinstance(value, (Tensor, np.ndarray)) and value.nbytes > _LARGE:
         return None
-    items: Collection[Any] = value.values() if isinstance(value, dict) else ()
-    items = value if isinstance(value, (list, tuple, deque)) else items
-    if len(items) > _MANY and not {*map(type, items)} <= _SMALL:
-        return None
+    items = _items(value)
+    if len(items) > _MANY and not (kinds := {*map(type, items)}) <= _SMALL:
+        may_be_memory = len(items) <= _MANY_BATCHES and kinds <= _BATCHES
+        if not may_be_memory:
+            return None
     try:
-        return _encoded(value, place)
+        return _encoded(value, place, exact=True)
     except CheckpointError:
         return None
 
 
-def _encoded(value: Any, place: str) -> _Kept:
+def _items(value: Any) -> Collection[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, (list, tuple, deque, set, frozenset)) else ()
+
+
+def _outline(value: Any) -> list[Any]:
+    """The value and what is directly in it, to see whether it is another one later."""
+    return [value, *(vars(value).values() if is_dataclass(value) and hasattr(value, "__dict__") else _items(value))]
+
+
+def _is_outline(one: list[Any], other: list[Any] | None) -> bool:
+    return other is not None and len(one) == len(other) and all(map(is_, one, other))
+
+
+def _encoded(value: Any, place: str, exact: bool = False) -> _Kept:
     tensors: dict[str, Tensor] = {}
-    encoded = encode(value, tensors, place)
+    encoded = encode(value, tensors, place, exact)
     return encoded, {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 

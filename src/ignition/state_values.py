@@ -322,10 +322,12 @@ def _check_loader(place: Any, source: str) -> None:
 
 def check_order(order: Any, source: str) -> None:
     """Checks what the order of the epoch follows from; what samplers remember is made of what they like."""
-    kinds = {"keyed": _BOOLEAN, "epoch": _COUNT, "memory": _DICT, "generators": _or_none(_DICT)}
+    kinds = {"keyed": _BOOLEAN, "epoch": _COUNT, "memory": _DICT, "now": _DICT, "generators": _or_none(_DICT)}
     _check_fields(order, kinds, "order.", source)
-    for path, memory in order["memory"].items():
-        _check_fields(memory, {}, f"order.memory.{path}.", source)
+    _check_fields(order["now"], {"given": _COUNT, "digest": _COUNT, "memory": _DICT}, "order.now.", source)
+    for name, one in {"memory": order["memory"], "now.memory": order["now"]["memory"]}.items():
+        for path, memory in one.items():
+            _check_fields(memory, {}, f"order.{name}.{path}.", source)
     if order["generators"] is not None:
         _check_fields(order["generators"], {"from": _DICT, "until": _DICT}, "order.generators.", source)
         for name, states in order["generators"].items():

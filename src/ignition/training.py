@@ -350,7 +350,7 @@ class Training:
         this.total, this.length = (rounds_of(loader, position, "split", sure) for sure in (False, True))
         asked = perf_counter()
         source, read = self.source("train", loader), position.batch + position.offset + position.shift
-        opened = self.epoch_start.open(loader, position.epoch, read, is_keyed=source is not loader)
+        opened = self.epoch_start.open(loader, source, position.epoch, read)
         batches = part_of(source, position, "split", opened, sure=this.length is not None)
         this.data_seconds += perf_counter() - asked
         stream = isinstance(loader, DataLoader) and keeps_place(loader) is None
