@@ -90,3 +90,39 @@ def test_the_next_job_can_run_after_one_that_failed():
     writer.finish()
     assert done == [1]
     writer.free()
+
+
+def test_an_error_that_says_what_to_do_is_raised_as_it_is():
+    writer = Writer()
+    cause = CheckpointError("a number is too long", "a shorter one", "shorten it")
+
+    def job():
+        raise cause
+
+    writer.start(job, wake=nothing)
+    with pytest.raises(CheckpointError, match=r"^a number is too long") as caught:
+        writer.finish()
+    assert caught.value.__cause__ is cause
+    writer.free()
+
+
+def test_what_comes_afterwards_comes_at_once_or_after_the_job_that_runs():
+    writer, go_on, seen = Writer(), threading.Event(), []
+    writer.afterwards(lambda: seen.append("none has run"))
+
+    def job():
+        go_on.wait(10)
+        seen.append("the job")
+
+    writer.start(job, wake=nothing)
+    writer.afterwards(lambda: seen.append("after it"))
+    assert seen == ["none has run"]
+    writer.free()  # as a fit does that is left while it waits
+    go_on.set()
+    writer.finish()
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and thread.name.startswith("ignition-checkpoint"):
+            thread.join(10)
+    assert seen == ["none has run", "the job", "after it"]
+    writer.afterwards(lambda: seen.append("at once"))
+    assert seen[-1] == "at once"

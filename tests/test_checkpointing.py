@@ -597,3 +597,46 @@ def test_what_grows_between_two_fits_is_not_warned_of(grow, tmp_path):
         grow(trainer)
         trainer.fit(epochs=epochs, resume=True)
     assert trainer.epoch == 6
+
+
+def test_a_fit_that_is_left_while_its_checkpoint_is_written_keeps_the_folder_until_it_is(tmp_path, monkeypatch):
+    go_on, finish, wait = threading.Event(), checkpoint.finish, Writer.finish
+
+    def slow_finish(path, content):
+        go_on.wait(30)
+        finish(path, content)
+
+    def interrupted(writer):
+        if writer._done is not None:
+            raise KeyboardInterrupt
+        wait(writer)
+
+    monkeypatch.setattr(checkpoint, "finish", slow_finish)
+    monkeypatch.setattr(Writer, "finish", interrupted)
+    trainer, saver = make(tmp_path, every=2)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(epochs=1)
+    monkeypatch.setattr(Writer, "finish", wait)
+    other, _ = make(tmp_path)
+    with pytest.raises(CheckpointError, match="is being written by another fit of this process"):
+        other.fit(epochs=1, resume=True)
+    assert [path.name for path in tmp_path.glob(".*")] != []  # what is being written is still there
+    go_on.set()
+    saver._writer.finish()
+    for thread in threading.enumerate():
+        if thread.name.startswith("ignition-checkpoint"):
+            thread.join(30)
+    other.fit(epochs=1, resume=True)
+    assert names(tmp_path)[0] == "fit-001-step-000000002"
+    assert (tmp_path / "fit-001-step-000000002" / "state.json").exists()
+
+
+def test_a_number_that_is_too_long_to_be_written_is_told_as_that(tmp_path):
+    trainer, _ = make(tmp_path)
+    trainer.state["many"] = 10**5000
+    with pytest.raises(CheckpointError, match=r"(?s)whole number that cannot be written.*at most 4300 digits"):
+        trainer.fit(epochs=1)
+    assert names(tmp_path) == []
+    with pytest.raises(CheckpointError, match="whole number that cannot be written"):
+        trainer.save(tmp_path / "by-hand")
+    assert not (tmp_path / "by-hand").exists()

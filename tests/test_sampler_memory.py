@@ -6,6 +6,7 @@ import enum
 import os
 import random
 import shutil
+import signal
 from collections import OrderedDict, deque, namedtuple
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -317,6 +318,38 @@ def test_what_a_sampler_has_not_changed_stays_what_it_was(tmp_path):
         assert (type(sampler.bounds), sampler.epoch) == (Bounds, 3)
         ends.append(fingerprint(trainer))
     assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("kill", [3, 7, 11])
+@pytest.mark.parametrize("in_evaluation", [False, True])
+def test_a_test_loaders_sampler_goes_on_from_evaluation_to_evaluation(kill, in_evaluation, tmp_path):
+    def made(folder, kill):
+        trainer = build(LOADERS["a list in place"], folder, every=2, kill=kill)
+        trainer.test_loader = DataLoader(Data(), 5, sampler=InPlace(), drop_last=True)  # leaves out others each time
+        return trainer
+
+    whole = made(tmp_path / "whole", None)
+    whole.fit(epochs=3, eval_every=2, resume=True)
+    assert len(set(whole.history["val_loss"])) == len(whole.history)
+    first = made(tmp_path / "a", None if in_evaluation else kill)
+    if in_evaluation:  # by a signal: the evaluation begins anew
+        first.on("eval_begin")(lambda trainer: trainer.step == kill + 1 and os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt if in_evaluation else Killed):
+        first.fit(epochs=3, eval_every=2, resume=True)
+    again = made(tmp_path / "a", None)
+    again.fit(epochs=3, eval_every=2, resume=True)
+    assert not differences(again, fingerprint(whole))
+
+
+def test_another_test_loader_begins_with_what_the_script_gave_it(tmp_path):
+    first = build(LOADERS["a count"], tmp_path / "a", kill=6)
+    first.test_loader = DataLoader(Data(), 6, sampler=Counting())
+    with pytest.raises(Killed):
+        first.fit(epochs=3, resume=True)
+    again = build(LOADERS["a count"], tmp_path / "a")
+    again.test_loader = DataLoader(Data(), 6, sampler=InPlace())
+    again.fit(epochs=3, resume=True)
+    assert again.epoch == 3
 
 
 class AtOnce(Sampler):

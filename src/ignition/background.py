@@ -89,6 +89,13 @@ class Writer:
             self._done = None
         self.raise_failure()
 
+    def afterwards(self, call: Callable[[], None]) -> None:
+        """Calls `call` as soon as nothing is being written: now, or on the thread when its job has ended."""
+        if self._pool is None or self._done is None or self._done.is_set():
+            call()
+        else:
+            self._pool.submit(call)
+
     def free(self) -> None:
         """Ends the thread, which may be at its last job, and gives the memory of the copies back."""
         if self._pool is not None:
@@ -99,6 +106,8 @@ class Writer:
     def raise_failure(self) -> None:
         """Raises what went wrong since it was last asked."""
         failure, self._failure = self._failure, None
+        if isinstance(failure, CheckpointError):  # which says by itself what is to be done
+            raise CheckpointError(*failure.args) from failure
         if failure is not None:
             raise CheckpointError(
                 f"a checkpoint could not be written: {failure}",

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -145,8 +146,17 @@ def finish(path: Path, content: Content) -> None:
         for file, parts in files.items():
             write_file(partial / file, parts)
         body = {"version": VERSION, "checksums": checksums(), "foreign": foreign, "state": content.state}
-    checksum = _checksum("".join(_lines(body, _SORTED)).encode())
-    lines = list(_lines(body, _JSON))
+    try:
+        checksum = _checksum("".join(_lines(body, _SORTED)).encode())
+        lines = list(_lines(body, _JSON))
+    except ValueError as error:
+        if "integer string conversion" not in str(error):  # Python's limit, which it would meet again as it reads
+            raise
+        raise CheckpointError(
+            f"the state of the training has a whole number that cannot be written ({error})",
+            expected=f"whole numbers of at most {sys.get_int_max_str_digits()} digits",
+            fix="keep it in trainer.state as bytes or text, or in parts",
+        ) from error
     lines[0] = f'{{"checksum":"{checksum}",\n{lines[0][1:]}'
     write_file(partial / _STATE, ["\n".join(lines).encode()])
     flush_folder(partial)

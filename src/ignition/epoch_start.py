@@ -24,7 +24,7 @@ from ignition.loader_place import KeptPlace, load_place, place_of
 from ignition.sampler_memory import SamplerMemory, own_samplers
 from ignition.tensor_loader import TensorLoader
 
-__all__ = ["EpochStart"]
+__all__ = ["EpochStart", "EvaluationStart"]
 
 _MIDDLE = "the checkpoint is from the middle of an epoch"
 
@@ -197,6 +197,48 @@ class EpochStart:
         _put_back(loader, self._drawn_until)
         rng.restore(before)
         return batches
+
+
+class EvaluationStart:
+    """What the samplers of a test loader remember, as it was when the evaluation began that is due.
+
+    One that is left for a signal begins anew from there.
+    """
+
+    def __init__(self) -> None:
+        self._loader: Any = None
+        self._memory = SamplerMemory(None, "test")
+        self._begun: Any = None
+
+    def begin(self, loader: Any) -> None:
+        """Notes the start of an evaluation that is due."""
+        self._look_at(loader)
+        self._begun = self._memory.now()
+
+    def again(self) -> None:
+        """The evaluation was left, and is to begin anew."""
+        if self._begun is not None:
+            self._memory.put_back(self._begun)
+
+    def end(self) -> None:
+        """The evaluation has its record."""
+        self._begun = None
+
+    def state(self, loader: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """What a checkpoint holds of it; `tensors` receives the tensors."""
+        self._look_at(loader)
+        return self._memory.written(self._memory.now() if self._begun is None else self._begun, tensors)
+
+    def load(self, loader: Any, state: Mapping[str, Any]) -> None:
+        """Goes where a checkpoint was taken, unless that had another test loader: it may be exchanged at will."""
+        self._look_at(loader)
+        self._begun = None
+        if self._memory.fits(state):
+            self._memory.put_back(self._memory.read(state))
+
+    def _look_at(self, loader: Any) -> None:
+        if loader is not self._loader:
+            self._loader, self._memory, self._begun = loader, SamplerMemory(loader, "test"), None
 
 
 def _nothing() -> None:

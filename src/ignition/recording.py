@@ -54,6 +54,7 @@ def write_record(training: Training, goal: Goal) -> None:
         raise EvaluationStopped
     if training.savers:  # where the evaluation begins, once more if it has to begin anew
         training.pending["generators"] = training.generators.capture()
+        training.evaluation_start.begin(trainer.test_loader)
     if trainer.eval_fn is not None:
         record |= {f"val_{name}": mean for name, mean in trainer.evaluate(max_steps=goal.max_eval_steps).items()}
     record |= learning_rates(trainer.optimizer) | plain_values(trainer.hyper) | training.take_seconds()
@@ -63,6 +64,7 @@ def write_record(training: Training, goal: Goal) -> None:
     ended = training.pending["epoch_ended"]
     trainer.history.append(row, epoch_ended=ended)
     training.pending = None
+    training.evaluation_start.end()
     training.progress.record(trainer.history.last, goal.last_epoch)
     advice = training.advisor.after(trainer.history.last, trainer.train_loader)
     if advice is not None:

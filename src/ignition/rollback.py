@@ -57,8 +57,10 @@ def _remembered(training: Training) -> Memory:
         memory.add(callback)
     _add_loader(memory, trainer.train_loader)
     memory.add_attributes(training.epoch_start)
-    samplers = SamplerMemory(trainer.train_loader)
-    memory.then(partial(samplers.put_back, samplers.now()))
+    memory.add_attributes(training.evaluation_start)
+    for loader in (trainer.train_loader, trainer.test_loader):
+        samplers = SamplerMemory(loader)
+        memory.then(partial(samplers.put_back, samplers.now()))
     return memory
 
 

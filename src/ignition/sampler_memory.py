@@ -135,14 +135,17 @@ class SamplerMemory:
 
     def check(self, written: Mapping[str, Any], source: str) -> None:
         """Raises CheckpointError if the loader has other samplers than the one of which `written` was read."""
-        strange = {path for path, values in written.items() if not self._fits(path, values)}
-        if strange or self._own.keys() - written.keys():
+        if not self.fits(written):
             raise CheckpointError(
                 f"the checkpoint {source} has the memory of samplers at {sorted(written)}, and here they are at "
                 f"{sorted(self._own)}",
                 expected="the same samplers, since the order of the samples is part of the checkpoint",
                 fix="use the loader with which it was written, or begin anew in another folder",
             )
+
+    def fits(self, written: Mapping[str, Any]) -> bool:
+        """Whether `written` is of such samplers as there are here."""
+        return written.keys() >= self._own.keys() and all(map(self._fits, written, written.values()))
 
     def read(self, values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, _Kept]]:
         """The copy from which `written` made what is in a checkpoint, and was decoded since."""

@@ -30,6 +30,7 @@ from ignition.state_values import (
     check_metrics,
     check_names,
     check_order,
+    check_samplers,
     check_state,
     malformed,
     telling_of,
@@ -106,6 +107,7 @@ def capture(
         "pending": encode(_without_generators(training.pending), others, "pending"),
         "data": data_size(trainer.train_loader),
         "order": training.epoch_start.state(trainer.train_loader, training.epoch_is_read, others),
+        "test_order": training.evaluation_start.state(trainer.test_loader, others),
         "processes": {"others": theirs},
         "unit": training.processes.unit,
         "seed": trainer.seed,
@@ -215,6 +217,8 @@ def _checked(training: Training, content: Content, source: str) -> list[tuple[st
     order = decode(state["order"], others)
     check_decoded(pending, means, scales, loader, generators, named(trainer.optimizer), source)
     check_order(order, source)
+    test_order = decode(state["test_order"], others)
+    check_samplers(test_order, "test_order", source)
     training.epoch_start.check(trainer.train_loader, order, source)
     _check_names(trainer.model, state, metrics, others, source, to_be)
     trained, frozen, gradients = state["trained"], set(state["frozen"]), set(state["gradients"])
@@ -242,7 +246,7 @@ def _checked(training: Training, content: Content, source: str) -> list[tuple[st
         _refill(trainer, "hyper", hyper)
         trainer.history.load_state_dict(state["history"])
         trainer.seed = state["seed"]
-        decoded = {"pending": pending, "means": means, "position": position, "order": order}
+        decoded = {"pending": pending, "means": means, "position": position, "order": order, "test_order": test_order}
         training.restore(state | decoded, scales, loader)
         training.processes.unit = state["unit"]
         training.generators.restore(generators)

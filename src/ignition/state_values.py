@@ -29,6 +29,7 @@ __all__ = [
     "check_metrics",
     "check_names",
     "check_order",
+    "check_samplers",
     "check_state",
     "is_count",
     "is_number",
@@ -135,9 +136,9 @@ _SEED = _Kind("a whole number from 0 to 2**63 - 1", lambda value: type(value) is
 _OWN = {"loader": _ANY, "means": _DICT, "state": _ANY, "generators": _DICT}  # what each process has
 _STATE = {
     "position": _DICT, "fit": _DICT, "open": _BOOLEAN, "pending": _or_none(_DICT), "data": _DICT, "processes": _DICT,
-    "order": _DICT, "unit": _or_none(_UNIT), "seed": _or_none(_SEED), "hyper": _DICT, "history": _DICT,
-    "seconds": _SECONDS, "scales": _DICT, "optimizers": _DICT, "callbacks": _DICT, "extra": _DICT, "metrics": _DICT,
-    "optimizer_kinds": _Kind("an object of texts", _is_dict_of(str)),
+    "order": _DICT, "test_order": _DICT, "unit": _or_none(_UNIT), "seed": _or_none(_SEED), "hyper": _DICT,
+    "history": _DICT, "seconds": _SECONDS, "scales": _DICT, "optimizers": _DICT, "callbacks": _DICT, "extra": _DICT,
+    "metrics": _DICT, "optimizer_kinds": _Kind("an object of texts", _is_dict_of(str)),
     "trained": _Kind("an object of booleans", _is_dict_of(bool)),
     "gradients": _Kind("a list of names", _is_texts), "frozen": _Kind("a list of names", _is_texts),
     "unset": _Kind("a list of names", _is_texts), **_OWN,
@@ -325,15 +326,20 @@ def check_order(order: Any, source: str) -> None:
     kinds = {"keyed": _BOOLEAN, "epoch": _COUNT, "memory": _DICT, "now": _DICT, "generators": _or_none(_DICT)}
     _check_fields(order, kinds, "order.", source)
     _check_fields(order["now"], {"given": _COUNT, "digest": _COUNT, "memory": _DICT}, "order.now.", source)
-    for name, one in {"memory": order["memory"], "now.memory": order["now"]["memory"]}.items():
-        for path, memory in one.items():
-            _check_fields(memory, {}, f"order.{name}.{path}.", source)
+    check_samplers(order["memory"], "order.memory", source)
+    check_samplers(order["now"]["memory"], "order.now.memory", source)
     if order["generators"] is not None:
         _check_fields(order["generators"], {"from": _DICT, "until": _DICT}, "order.generators.", source)
         for name, states in order["generators"].items():
             _check_fields(states, {"": _ANY}, f"order.generators.{name}.", source)
             for holder, state in states.items():
                 _try(torch.Generator().set_state, state, f"order.generators.{name}.{holder}", source)
+
+
+def check_samplers(memory: Mapping[str, Any], place: str, source: str) -> None:
+    """Checks that there is a value by each name that samplers remember; what it is is theirs."""
+    for path, values in memory.items():
+        _check_fields(values, {}, f"{place}.{path}.", source)
 
 
 def _check_generators(states: Any, source: str) -> None:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from ignition import rng
 from ignition.data import drop_workers, keeps_place, rekeyed
-from ignition.epoch_start import EpochStart
+from ignition.epoch_start import EpochStart, EvaluationStart
 from ignition.events import Events
 from ignition.first_step import check_first_step
 from ignition.goal import Goal
@@ -69,12 +69,9 @@ class Training:
         processes: Processes,
     ) -> None:
         self.trainer = trainer
-        self.train_signature = train_signature
-        self.eval_signature = eval_signature
-        self.device = device
-        self.progress = progress
-        self.rules = rules
-        self.processes = processes
+        self.train_signature, self.eval_signature = train_signature, eval_signature
+        self.device, self.progress = device, progress
+        self.rules, self.processes = rules, processes
         processes.take_up(trainer)
         self.window: Window | None = None
         self.graphs: StepGraphs | None = None  # of a fit's steps
@@ -100,7 +97,7 @@ class Training:
         self._keyed: dict[str, tuple[Any, Any]] = {}
         self._scales: dict[str, Any] = {}
         self.generators = rng.Generators(trainer)
-        self.epoch_start = EpochStart()
+        self.epoch_start, self.evaluation_start = EpochStart(), EvaluationStart()
         self._seconds = 0.0
         self._since: float | None = None
 
@@ -274,6 +271,7 @@ class Training:
             self.evaluating = None
         if self.pending is not None and running and running[0].stopped:
             self.generators.restore(self.pending["generators"])  # what it drew, it draws again
+            self.evaluation_start.again()
             raise EvaluationStopped
 
     def save_point(self) -> None:
@@ -323,6 +321,7 @@ class Training:
             self.position.epoch -= 1
             self.position.batch = self.position.offset = self.position.shift = 0
         self.pending = None
+        self.evaluation_start.end()
         self.means.reset()
 
     def source(self, purpose: str, loader: Any) -> Any:
@@ -396,5 +395,6 @@ class Training:
         self.pending = state["pending"]
         self.open_pass = self._new_pass() if state["open"] else None
         self.epoch_start.load(self.trainer.train_loader, state["order"], loader_state, self.epoch_is_read)
+        self.evaluation_start.load(self.trainer.test_loader, state["test_order"])
         if self.open_pass is not None and not self.epoch_is_read:
             self._read(self.open_pass)

@@ -17,7 +17,7 @@ from ignition.callbacks.lr_schedule import LRSchedule
 from ignition.callbacks.schedule import Schedule
 from ignition.captured import variables_of
 from ignition.data import keeps_place
-from ignition.epoch_start import EpochStart
+from ignition.epoch_start import EpochStart, EvaluationStart
 from ignition.errors import ArgumentError
 from ignition.generators import GENERATORS, generators_of, walk
 from ignition.history import History
@@ -117,7 +117,7 @@ def _set_apart(trainer: Trainer[Any]) -> None:
         training.position.epoch -= 1
         training.position.batch = training.position.offset = 0
     training.open_pass = training.pending = None
-    training.epoch_start = EpochStart()
+    training.epoch_start, training.evaluation_start = EpochStart(), EvaluationStart()
     training.means = Means(training.train_signature.role)
     training.progress, training.advisor = Progress(False), Advisor()
     training.fit = dict(training.fit)

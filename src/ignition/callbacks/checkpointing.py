@@ -188,10 +188,10 @@ class Checkpoint(Callback):
         return self._before(trainer) is not None and trainer.training.fit.get("ended") is False
 
     def release(self) -> None:
-        """Lets others have the folder."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        """Lets others have the folder, as soon as nothing is being written: a fit may have been left before that."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            self._writer.afterwards(lock.release)
 
     def _before(self, trainer: Trainer[Any]) -> Checkpoint | None:
         """The Checkpoint that wrote to this folder in this training: this one, or one in its place before."""
@@ -302,10 +302,10 @@ class Checkpoint(Callback):
             trainer.training.fit["ended"] = False  # not for the folder
             raise
         finally:
+            self.release()  # before the thread is let go of, which may have to do it
             self._writer.free()
             if self._signals is not None:
                 self._signals.restore()
-            self.release()
 
     def columns_needed(self) -> tuple[str, ...]:
         """`best`."""
