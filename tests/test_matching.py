@@ -12,7 +12,7 @@ from ignition import TensorLoader
 from ignition.background import Writer
 from ignition.checkpoint import Content
 from ignition.errors import CheckpointError
-from ignition.matching import check_data, check_model, check_place, check_tensor, checked_optimizers, data_size
+from ignition.matching import check_data, check_dense, check_model, check_place, checked_optimizers, data_size
 from ignition.snapshot import capture
 from ignition.structure import key_in
 
@@ -40,7 +40,7 @@ def test_a_tensor_of_one_of_several_models_has_its_name_before_it(name, expected
     ids=lambda tensor: f"{type(tensor).__name__} {tensor.dtype} {tuple(tensor.shape)}",
 )
 def test_dense_tensors_of_whole_bytes_can_be_held(tensor):
-    check_tensor("a", tensor)
+    check_dense({"other": torch.zeros(1), "a": tensor})
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_dense_tensors_of_whole_bytes_can_be_held(tensor):
 def test_what_a_checkpoint_cannot_hold_is_named_with_its_problem(make, problem):
     tensor = make()
     with pytest.raises(CheckpointError) as caught:
-        check_tensor("0.weight", tensor)
+        check_dense({"other": torch.zeros(1), "0.weight": tensor})
     given, expected, fix = caught.value.args
     assert given == f"the tensor 0.weight is {problem}, which a checkpoint cannot hold"
     assert expected == "dense tensors of whole bytes, with content"

@@ -23,9 +23,9 @@ from ignition.structure import key_in, named
 __all__ = [
     "are_usual",
     "check_data",
+    "check_dense",
     "check_model",
     "check_place",
-    "check_tensor",
     "checked_optimizers",
     "data_size",
 ]
@@ -58,8 +58,14 @@ def are_usual(tensors: Collection[Tensor]) -> bool:
     return all(layout is torch.strided and dtype in _WHOLE and not is_meta for layout, dtype, is_meta in forms)
 
 
-def check_tensor(name: str, tensor: Tensor) -> None:
-    """Raises CheckpointError if a checkpoint cannot hold a tensor."""
+def check_dense(tensors: Mapping[str, Tensor]) -> None:
+    """Raises CheckpointError if a checkpoint cannot hold one of some tensors, given by their names."""
+    if not are_usual(tensors.values()):
+        for name, tensor in tensors.items():
+            _check_tensor(name, tensor)
+
+
+def _check_tensor(name: str, tensor: Tensor) -> None:
     if are_usual((tensor,)):
         return
     problem = None

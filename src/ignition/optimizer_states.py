@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ignition.checkpoint import Content
 from ignition.codec import encode, plain_copy
-from ignition.matching import are_usual, check_tensor
+from ignition.matching import are_usual, check_dense
 from ignition.state_values import is_count, is_number, malformed
 from ignition.structure import suffix
 
@@ -172,8 +172,7 @@ def load_optimizer_state(optimizer: Any, state: dict[str, Any], is_sharded: bool
 def _encoded_optimizers(states: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {}
     encoded = {name: encode(state, tensors, f"optimizer{suffix(name)}") for name, state in states.items()}
-    for name, tensor in tensors.items():
-        check_tensor(name, tensor)
+    check_dense(tensors)
     return encoded, tensors
 
 

@@ -18,7 +18,7 @@ from ignition.data import can_shift
 from ignition.errors import CheckpointError, ProcessError
 from ignition.gathered_metrics import metric_of, restore_metrics
 from ignition.lazy_modules import set_sizes
-from ignition.matching import check_data, check_model, check_place, check_tensor, checked_optimizers, data_size
+from ignition.matching import check_data, check_dense, check_model, check_place, checked_optimizers, data_size
 from ignition.modes import is_frozen, set_frozen
 from ignition.optimizer_states import SavedOptimizers, check_optimizer_state, load_optimizer_state
 from ignition.position import Position
@@ -92,10 +92,11 @@ def capture(
         kept = module.state_dict()
         for key, value in kept.items():
             if isinstance(value, Tensor):
-                check_tensor(key_in(name, key), value)
-                model[key_in(name, key)] = value.detach() if value.requires_grad else value
+                model[key_in(name, key)] = value
             else:  # what a module gives by get_extra_state
                 extra[key_in(name, key)] = encode(value, others, f"extra.{key_in(name, key)}")
+    check_dense(model)
+    model = {name: value.detach() if value.requires_grad else value for name, value in model.items()}
     metrics, buffers, parameters, frozen, unset = _parts_of(trainer.model)
     gradients, unused = training.unused_gradients.of(parameters.items())
     others |= {f"buffer.{name}": one for name, one in buffers.items() if name not in model}
@@ -130,8 +131,7 @@ def capture(
         **mine,
     }
     files = {"model": model, "optimizer": optimizers.tensors, "state": others}
-    for name, tensor in others.items():
-        check_tensor(name, tensor)
+    check_dense(others)
     parts = parts_in(files, copy_tensors) if is_sharded else None
     if shared is None:  # the first process has the rest
         return Content({}, {}, parts)
