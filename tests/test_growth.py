@@ -160,3 +160,37 @@ def test_what_is_added_before_an_interrupted_fit_goes_on_is_warned_of_too(tmp_pa
         trainer.fit(epochs=1, resume=True)
     with pytest.raises(CheckpointError, match="has groups of"):
         build(tmp_path).fit(epochs=1, resume=True)
+
+
+SHARES = {
+    "a list": (lambda trainer: trainer.state.update(a=[1], b={}) or trainer.state["b"].update(c=trainer.state["a"]),
+               "one list at 'a' and 'b.c'"),
+    "a parameter": (lambda trainer: trainer.state.update(w=trainer.model.body.weight),
+                    "one parameter of the model at 'body.weight' and 'w'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_what_has_come_to_be_in_two_places_of_the_state_is_named_once(name, tmp_path):
+    change, message = SHARES[name]
+    trainer = build(tmp_path)
+    trainer.on("train_begin")(lambda trainer: change(trainer))
+    with pytest.warns(IgnitionWarning) as caught:
+        trainer.fit(epochs=3, resume=True)
+    told = [str(one.message) for one in caught if "trainer.state has one" in str(one.message)]
+    assert len(told) == 1
+    assert message in told[0]
+
+
+def test_what_was_in_two_places_before_the_fit_stays_so(tmp_path):
+    for kill in (5, None):
+        trainer = build(tmp_path, kill=kill)
+        trainer.state["a"] = [0]
+        trainer.state["b"] = {"c": trainer.state["a"]}
+        trainer.on("step_end")(lambda trainer: trainer.state["a"].append(trainer.step))
+        try:
+            trainer.fit(epochs=3, resume=True)
+        except Killed:
+            continue
+    assert trainer.state["b"]["c"] is trainer.state["a"]
+    assert trainer.state["a"] == list(range(trainer.step + 1))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ignition.checkpoint import Content
+from ignition.device import tensors_in
 from ignition.errors import warn
 from ignition.matching import data_size
+from ignition.sharing import shared_in
 from ignition.structure import key_in, named
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class Growth:
         ]
         self._lazy = {name for name, value in every if is_lazy(value)}
         self._kinds = _kinds((name, value) for name, value in every if name not in self._lazy)
+        self._shared = shared_in(trainer.state, self._parameters(trainer))
         self._told: set[str] = set()
         self._looked: list[int] | None = None  # the copies that were looked at last, by their ids
 
@@ -56,6 +59,7 @@ class Growth:
         """
         if not content.state:
             return
+        self._look_at_state(trainer)
         groups, data = _groups(trainer.optimizer), _size(trainer.train_loader)
         changes = {
             "the parameter groups of the optimizer": f"{self._groups} to {groups}" if groups != self._groups else "",
@@ -70,6 +74,28 @@ class Growth:
                 "and cannot load the checkpoints from here on. Change it between two fits, each with resume=True, or "
                 "before the first"
             )
+
+    def _look_at_state(self, trainer: Trainer[Any]) -> None:
+        """Warns of what has come to be one object in two places of ``trainer.state``."""
+        if not trainer.state:
+            return
+        for (first, second), what in shared_in(trainer.state, self._parameters(trainer)).items():
+            told = f"{first!r} and {second!r}"
+            if (first, second) not in self._shared and told not in self._told:
+                self._told.add(told)
+                warn(
+                    f"trainer.state has one {what} at {told} since this fit began: after a resume these are two, and "
+                    "what changes one leaves the other. Put it in both places before the fit, or a copy into one"
+                )
+
+    def _parameters(self, trainer: Trainer[Any]) -> dict[int, str]:
+        if not any(isinstance(one, nn.Parameter) for one in tensors_in(trainer.state)):
+            return {}
+        return {
+            id(one): key_in(name, path)
+            for name, model in named(trainer.model).items()
+            for path, one in model.named_parameters()
+        }
 
     def _of_models(self, content: Content) -> str:
         whole, parts = content.tensors.get("model", {}), (content.parts or {}).get("model", {})
