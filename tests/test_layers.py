@@ -26,7 +26,8 @@ ORDER = """
     gathered_metrics in_place encoded_values codec sampler_memory epoch_start
     tensor_files checkpoint state_values tensor_parts sharded_checkpoint pretrained checkpoint_folder lock signals
     background callbacks.base matching optimizer_states sharing growth process_state rollback snapshot
-    callbacks.lr_schedule callbacks.schedule callbacks.warmup callbacks.schedules callbacks.saving callbacks.stopping callbacks.averaging
+    callbacks.lr_schedule callbacks.schedule callbacks.warmup callbacks.schedules callbacks.saving
+    callbacks.stopping callbacks.averaging
     callbacks.display callbacks.logging callbacks.profiling callbacks.tracking callbacks.tensorboard_folder
     callbacks.mlflow_run callbacks.wandb_file callbacks.wandb_run callbacks.pruning callbacks.checkpointing callbacks
     events steps first_step unused_gradients training recording captured loop settings fitting evaluation trial finding
