@@ -102,7 +102,7 @@ def test_an_error_that_says_what_to_do_is_raised_as_it_is():
     writer.start(job, wake=nothing)
     with pytest.raises(CheckpointError, match=r"^a number is too long") as caught:
         writer.finish()
-    assert caught.value.__cause__ is cause
+    assert caught.value is cause
     writer.free()
 
 

@@ -107,7 +107,7 @@ class Writer:
         """Raises what went wrong since it was last asked."""
         failure, self._failure = self._failure, None
         if isinstance(failure, CheckpointError):  # which says by itself what is to be done
-            raise CheckpointError(*failure.args) from failure
+            raise failure
         if failure is not None:
             raise CheckpointError(
                 f"a checkpoint could not be written: {failure}",
