@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from marks import slow
 from resuming import Killed, Script, Ticker, build, differences, fingerprint, run
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -293,7 +294,7 @@ BETWEEN |= {
 
 @pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("first", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("event", [name if name in ("record", "batch_end") else slow(name) for name in EVENTS])
 def test_what_is_saved_by_hand_in_a_fit_is_exact_or_a_warning_comes(event, first, accumulate, tmp_path):
     script = Script(schedule="step", ema=True, stopping=True, accumulate=accumulate, seed=3)
     exact, warned = [], []

@@ -14,6 +14,7 @@ from itertools import cycle, islice
 import numpy as np
 import pytest
 import torch
+from marks import slow
 from resuming import Data, Killed, differences, fingerprint, small_training
 from torch.utils.data import (
     BatchSampler,
@@ -320,7 +321,7 @@ def test_what_a_sampler_has_not_changed_stays_what_it_was(tmp_path):
     assert ends[0] == ends[1]
 
 
-@pytest.mark.parametrize("kill", [3, 7, 11])
+@pytest.mark.parametrize("kill", [7, slow(3), slow(11)])
 @pytest.mark.parametrize("in_evaluation", [False, True])
 def test_a_test_loaders_sampler_goes_on_from_evaluation_to_evaluation(kill, in_evaluation, tmp_path):
     def made(folder, kill):

@@ -122,6 +122,7 @@ def test_each_wrong_value_is_refused_with_nothing_changed_or_can_be_trained_with
     check_all(Target(make, folder / f"part-{part}"), content, cases[:4000][part::3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
     [
