@@ -7,6 +7,6 @@ from typing import Any
 import pytest
 
 
-def slow(value: Any) -> Any:
+def slow(*values: Any) -> Any:
     """A case that `make test-quick` leaves out: others of the same test are near enough for every save."""
-    return pytest.param(value, marks=pytest.mark.slow)
+    return pytest.param(*values, marks=pytest.mark.slow)

@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from marks import slow
 from resuming import Killed, differences, fingerprint
 from torch import nn
 
@@ -57,7 +58,7 @@ def build(folder, *, kill=None, persistent=True, several=False):
     return trainer
 
 
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("several", [slow(False), True])
 @pytest.mark.parametrize("persistent", [False, True])
 def test_a_buffer_that_the_first_batch_sets_comes_back(persistent, several, tmp_path):
     options = {"persistent": persistent, "several": several}
@@ -153,7 +154,7 @@ def lazy_build(folder, kill=None, optimizer=torch.optim.Adam):
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD, torch.optim.Adafactor])
-@pytest.mark.parametrize("kill", [1, 2, 5])
+@pytest.mark.parametrize("kill", [slow(1), 2, slow(5)])
 def test_lazy_modules_get_their_shapes_from_the_checkpoint(kill, optimizer, tmp_path):
     whole = lazy_build(tmp_path / "whole", optimizer=optimizer)
     whole.fit(epochs=2, resume=True)

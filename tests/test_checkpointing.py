@@ -367,7 +367,7 @@ def interrupted(folder: Path, number: int, place: str, at: int) -> Trainer[Any]:
 
 
 @pytest.mark.parametrize("place", ["train", "eval"])
-@pytest.mark.parametrize("at", [1, slow(2), slow(3), 4, slow(5), slow(6)])
+@pytest.mark.parametrize("at", [slow(1), slow(2), slow(3), 4, slow(5), slow(6)])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, slow(signal.SIGUSR1)])
 def test_a_signal_ends_the_fit_where_both_a_new_process_and_this_one_go_on_exactly(number, at, place, tmp_path):
     whole = build(SCRIPT.change(every="epoch"), tmp_path / "whole")

@@ -48,7 +48,7 @@ class Strike(Callback):
 
 @pytest.mark.fault("an error, and fit again in the same process", "Equal 1")
 @pytest.mark.parametrize("at", [slow(3), 6, slow(10)])
-@pytest.mark.parametrize("place", ["batch_begin", "step_end", "eval_begin", "record"])
+@pytest.mark.parametrize("place", [slow("batch_begin"), "step_end", slow("eval_begin"), "record"])
 def test_after_an_error_the_fit_goes_on_from_the_folder_to_the_same_bits(place, at, tmp_path, expected):
     trainer = build(SCRIPT, tmp_path / "a")
     at = at if place in ("batch_begin", "step_end") else at // 3
@@ -240,7 +240,9 @@ def test_a_new_trainer_on_the_folder_is_refused_as_ever(tmp_path):
 
 
 @pytest.mark.fault("a checkpoint of another step swapped in", "Message 1, Equal 1")
-@pytest.mark.parametrize("name", ["fit-001-step-000000011", "fit-001-step-000000010-end", "fit-002-step-000000010"])
+@pytest.mark.parametrize(
+    "name", ["fit-001-step-000000011", slow("fit-001-step-000000010-end"), slow("fit-002-step-000000010")]
+)
 def test_a_checkpoint_under_the_name_of_another_is_passed_over(name, tmp_path, expected):
     trainer = build(SCRIPT.change(keep=9), tmp_path / "a")
     trainer.fit(epochs=3)

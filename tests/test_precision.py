@@ -8,6 +8,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from marks import slow
 from torch import nn
 from torch.amp import GradScaler
 from torch.nn import functional
@@ -377,7 +378,7 @@ def scales(trainer):
 @fused_or_not
 @pytest.mark.parametrize("overflowing", OVERFLOWS)
 @pytest.mark.parametrize("kind", FP16_OPTIMIZERS)
-@pytest.mark.parametrize(("accumulate", "clip_norm"), [(1, None), (1, 0.05), (5, None), (5, 0.05)])
+@pytest.mark.parametrize(("accumulate", "clip_norm"), [slow(1, None), slow(1, 0.05), slow(5, None), (5, 0.05)])
 def test_fp16_equals_a_scaler_in_a_loop_written_by_hand(kind, overflowing, accumulate, clip_norm, fused):
     model, theirs, scaler, taken, norms = scaled_by_hand(kind, OVERFLOWS[overflowing], accumulate, clip_norm)
     trainer, our_norms = scaled_training(kind, OVERFLOWS[overflowing], accumulate, fused, clip_norm=clip_norm)

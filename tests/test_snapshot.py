@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 import torchmetrics
+from marks import slow
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -288,7 +289,7 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
-@pytest.mark.parametrize("taken", [1, 3, 5])
+@pytest.mark.parametrize("taken", [slow(1), 3, slow(5)])
 def test_a_training_that_is_put_back_ends_as_the_one_that_went_on(tmp_path, script, taken):
     whole = trainer_of(**script)
     whole.fit(steps=taken)
