@@ -213,6 +213,13 @@ def build(loader, folder=None, *, every=1, kill=None, seed=None, eval_loader=Non
     return trainer
 
 
+def let_go(trainer):
+    """Ends the workers of a Trainer; as a part of a cycle that Python frees, each would take 5 s."""
+    trainer.training.drop_pass()
+    trainer.training._keyed.clear()
+    trainer.exception = None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LOADERS)
 def test_a_sampler_goes_on_from_every_step_as_it_would_have(name, tmp_path):
@@ -250,7 +257,7 @@ def test_workers_that_read_ahead_change_nothing(name, workers, tmp_path):
         again.fit(epochs=3, resume=True)
         assert not differences(again, fingerprint(whole)), checkpoint
         shutil.rmtree(tmp_path / "again")
-        again.training._keyed.clear()  # persistent workers end with their loader; as a part of a cycle, after 5 s each
+        let_go(again)
 
 
 @pytest.mark.parametrize("name", LOADERS)
@@ -534,6 +541,172 @@ def test_a_loader_that_passes_over_its_data_twice_has_two_orders(tmp_path):
         assert sorted(loaded[-22:]) == sorted(loaded[-44:-22]) == sorted(loaded[-22:])
         assert loaded[-22:] != loaded[-44:-22]
     assert ends[0] == ends[1]
+
+
+class Skipping(Sampler):
+    """Tells by state_dict how much it has given of an epoch, and begins after that once: as torchdata's samplers do."""
+
+    def __init__(self):
+        self.given = self.next = 0
+
+    def __len__(self):
+        return 22
+
+    def __iter__(self):
+        order = torch.randperm(22).tolist()
+        self.given, self.next = self.next, 0
+        for index in order[self.given :]:
+            self.given += 1
+            yield index
+        self.given = 0
+
+    def state_dict(self):
+        return {"given": self.given}
+
+    def load_state_dict(self, state):
+        self.next = state["given"]
+
+
+@pytest.mark.parametrize("kill", [2, 9, 14])
+def test_a_sampler_that_begins_in_its_middle_by_its_state_dict_is_not_asked_to(kill, tmp_path):
+    ends = []
+    for stop in (None, kill, None):
+        folder = tmp_path / ("killed" if ends else "whole")
+        trainer = build(lambda: DataLoader(Data(), 3, sampler=Skipping()), folder, kill=stop)
+        try:
+            trainer.fit(epochs=3, resume=True)
+        except Killed:
+            continue
+        ends.append(fingerprint(trainer))
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("event", ["train_begin", "epoch_begin"])
+@pytest.mark.parametrize("name", ["weights of torch's", "a level"])
+def test_what_changes_a_sampler_before_the_first_batch_counts(name, event, tmp_path):
+    ends = []
+    for stop in (None, 5, None):
+        folder = tmp_path / ("killed" if ends else "whole")
+        trainer = build(lambda: DataLoader(Data(), 6, sampler=CHANGED[name]()), folder, kill=stop)
+        trainer.on(event)(lambda trainer: trainer.epoch + trainer.step < 2 and change(trainer.train_loader.sampler, 7))
+        try:
+            trainer.fit(epochs=3, resume=True)
+        except Killed:
+            continue
+        ends.append(fingerprint(trainer))
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", ["weights of torch's", "indices of torch's", "a level"])
+def test_a_sampler_is_where_it_was_before_the_next_batch_is_asked_for(name, workers, tmp_path):
+    def loader():
+        return DataLoader(Data(), 3, sampler=CHANGED[name](), num_workers=workers)
+
+    ends = []
+    for goes_back in (False, True):
+        trainer = build(loader, seed=5)
+        trainer.fit(steps=4)
+        change(trainer.train_loader.sampler, 3)
+        if goes_back:
+            trainer.save(tmp_path / "a")
+            change(trainer.train_loader.sampler, 5)  # is forgotten
+            trainer.fit(steps=2)
+            let_go(trainer)
+            trainer = build(loader, seed=5)
+            trainer.load(tmp_path / "a")
+        change(trainer.train_loader.sampler, 4)
+        trainer.fit(epochs=2)
+        ends.append(fingerprint(trainer))
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+@pytest.mark.parametrize("epoch", [1, 2])
+@pytest.mark.parametrize("name", ["a list in place", "a count", "state_dict", "shuffled"])
+@pytest.mark.filterwarnings("ignore:the checkpoint is from the middle of an epoch, and without seed=")
+def test_a_save_by_hand_as_an_epoch_begins_holds_what_it_begins_with(name, epoch, seed, tmp_path):
+    loaders = LOADERS | {"shuffled": lambda: DataLoader(Data(), 6, shuffle=True)}
+    whole = build(loaders[name], seed=seed)
+    whole.on("epoch_begin")(lambda trainer: trainer.epoch == epoch and trainer.save(tmp_path / "a"))
+    whole.fit(epochs=3)
+    again = build(loaders[name], seed=seed)
+    again.load(tmp_path / "a")
+    again.fit(epochs=4 - epoch)
+    assert not differences(again, fingerprint(whole))
+
+
+def test_a_fit_that_went_on_in_the_same_process_saves_as_before(tmp_path):
+    def made(folder, kill=None, at=None):
+        more = {"num_workers": 2}
+        trainer = build(lambda **more: DataLoader(Data(), 3, sampler=Stepwise(), **more), folder, kill=kill, more=more)
+
+        def step(trainer):
+            trainer.train_loader.sampler.level += trainer.step
+            if trainer.step == at and trainer.epoch == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        trainer.on("step_end")(step)
+        return trainer
+
+    whole = made(tmp_path / "whole")
+    whole.fit(epochs=3, resume=True)
+    first = made(tmp_path / "a", kill=7, at=4)
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(epochs=3, resume=True)
+    with pytest.raises(Killed):
+        first.fit(epochs=3, resume=True)
+    again = made(tmp_path / "a")
+    again.fit(epochs=3, resume=True)
+    assert not differences(again, fingerprint(whole))
+    let_go(first)
+
+
+@pytest.mark.parametrize("name", ["weights of torch's", "a list in place"])
+def test_one_loader_may_serve_training_and_evaluation(name, tmp_path):
+    ends = []
+    for stop in (None, 5, 11, None):
+        folder = tmp_path / ("killed" if ends else "whole")
+        trainer = build((CHANGED_LOADERS | LOADERS)[name], folder, kill=stop)
+        trainer.test_loader = trainer.train_loader
+        sampler = trainer.train_loader.sampler
+        trainer.on("step_end")(lambda trainer, sampler=sampler: change(sampler, trainer.step))
+        try:
+            trainer.fit(epochs=4, eval_every=3, resume=True)
+        except Killed:
+            continue
+        ends.append(fingerprint(trainer))
+    assert ends[0] == ends[1]
+
+
+CHANGED_LOADERS = {"weights of torch's": lambda: DataLoader(Data(), 6, sampler=CHANGED["weights of torch's"]())}
+
+
+def test_what_the_sampler_of_a_test_loader_keeps_is_named_too(tmp_path):
+    trainer = build(LOADERS["a count"], tmp_path)
+    trainer.test_loader = DataLoader(Data(), 5, sampler=Iterating())
+    with pytest.warns(IgnitionWarning, match="the test loader's Iterating keeps an iterator"):
+        trainer.fit(epochs=2, resume=True)
+
+
+def test_indices_of_torchs_sampler_that_no_checkpoint_can_hold_are_named(tmp_path):
+    indices = list(np.arange(1200) % 22)
+    trainer = build(lambda: DataLoader(Data(), 600, sampler=SubsetRandomSampler(indices)), tmp_path)
+    trainer.on("epoch_end")(lambda trainer: indices.reverse())
+    with pytest.warns(IgnitionWarning, match="SubsetRandomSampler has changed 'indices', which a checkpoint cannot"):
+        trainer.fit(epochs=2, resume=True)
+
+
+def test_what_changes_between_two_passes_of_one_epoch_is_named(tmp_path):
+    for kill in (6, None):
+        trainer = build(lambda: Twice(Data(), 6, sampler=CHANGED["weights of torch's"]()), tmp_path, kill=kill)
+        trainer.on("step_end")(lambda trainer: trainer.step == 3 and change(trainer.train_loader.sampler, 500))
+        if kill:
+            with pytest.raises(Killed):
+                trainer.fit(epochs=2, resume=True)
+        else:
+            with pytest.warns(IgnitionWarning, match="gave other samples before the checkpoint"):
+                trainer.fit(epochs=2, resume=True)
 
 
 @pytest.mark.parametrize("seed", [None, 5])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from ignition.errors import warn
 
 __all__ = ["Drawn", "Goal"]
+
+_NUMBERS = re.compile(r"[-\d\s,.()\[\]]*").fullmatch  # of anything else the text may differ from process to process
 
 
 class Goal(NamedTuple):
@@ -33,21 +36,27 @@ class Drawn:
 
     Args:
         goal: Where it is to come first.
+
+    Attributes:
+        given: How many items it was asked for; that there is no more counts as one.
+        inner: Of batches what the sampler has given that they are made by: their digest is its.
     """
 
     def __init__(self, goal: Goal | None = None) -> None:
-        self._count = self._digest = 0
+        self.given = 0
+        self.inner: Drawn | None = None
+        self._digest = 0
         self._goal = goal
 
     @property
-    def place(self) -> tuple[int, int]:
-        """How many items it was asked for, and their digest; on the way to a goal those of the goal."""
-        return (self._count, self._digest) if self._goal is None else self._goal[:2]
+    def digest(self) -> int:
+        """What the items were, as far as they are numbers; 0 where it is not kept."""
+        return self._digest if self.inner is None else self.inner.digest
 
     @property
-    def is_there(self) -> bool:
-        """Whether it has come to its goal, or has none."""
-        return self._goal is None
+    def has_goal(self) -> bool:
+        """Whether it is to come somewhere first."""
+        return self._goal is not None
 
     def follow(
         self,
@@ -56,7 +65,7 @@ class Drawn:
         is_told: bool = True,
         passing: AbstractContextManager[None] | None = None,
     ) -> Iterator[Any]:
-        """The items from number `start` on.
+        """The items from number `start` on. With a goal it is come to at once.
 
         Args:
             items: What the sampler gives, from its first item on.
@@ -65,23 +74,24 @@ class Drawn:
             passing: Where they are passed over.
         """
         counted = self._told(items) if is_told else self._counted(items)
-        if start:
-            with passing or nullcontext():
-                for _ in islice(counted, start):
-                    pass
-        if self._goal is not None:
-            # One at least: torch's samplers draw a whole epoch as they are asked for the first.
-            ahead = list(islice(counted, max(self._goal.given - start, 1 - start, 0)))
-            is_other = is_told and self._digest != self._goal.digest and self._count == self._goal.given
-            self.arrive()
-            if is_other:
-                warn(
-                    "a sampler gave other samples before the checkpoint than it does now, up to the same place: it "
-                    "draws as it goes, from what the training changed inside the epoch. The rest of this epoch may "
-                    "come in another order. Change a sampler between epochs, or have its __iter__ draw the whole epoch"
-                )
-            yield from ahead
-        yield from counted
+        if self._goal is None:
+            return self._passed(counted, start, passing)
+        with passing or nullcontext():
+            for _ in islice(counted, start):
+                pass
+        # One at least: torch's samplers draw a whole epoch as they are asked for the first.
+        ahead = list(islice(counted, max(self._goal.given - start, 1 - start, 0)))
+        are_told = self.digest and self._goal.digest and self.given == self._goal.given
+        is_other = are_told and self.digest != self._goal.digest
+        self.arrive()
+        if is_other:
+            warn(
+                "a sampler gave other samples before the checkpoint than it does now, up to the same place: it draws "
+                "as it goes, from what the training changed inside the epoch or from what no checkpoint holds. The "
+                "rest of this epoch may come in another order. Change a sampler between epochs, have its __iter__ "
+                "draw the whole epoch, and keep what it draws from in plain attributes"
+            )
+        return chain(ahead, counted)
 
     def arrive(self) -> None:
         """The sampler is where it was."""
@@ -89,15 +99,24 @@ class Drawn:
             goal, self._goal = self._goal, None
             goal.arrive()
 
+    def _passed(
+        self, counted: Iterator[Any], start: int, passing: AbstractContextManager[None] | None
+    ) -> Iterator[Any]:
+        if start:
+            with passing or nullcontext():
+                for _ in islice(counted, start):
+                    pass
+        yield from counted
+
     def _counted(self, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
-            self._count += 1
+            self.given += 1
             yield item
-        self._count += 1  # that there is no more has been asked too, and may have changed the sampler
+        self.given += 1  # the end may have changed the sampler too
 
     def _told(self, items: Iterable[Any]) -> Iterator[Any]:
-        for item in items:
-            self._count += 1
-            self._digest = zlib.crc32(repr(item).encode(), self._digest)
+        for item in self._counted(items):
+            text = repr(item)
+            if _NUMBERS(text):
+                self._digest = zlib.crc32(text.encode(), self._digest)
             yield item
-        self._count += 1

@@ -5,10 +5,10 @@ An epoch that is taken up in its middle begins from there once more, and passes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
-from weakref import ref
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ignition import rng
 from ignition.codec import encode
 from ignition.data import check_place_kept, keeps_place
-from ignition.drawn import Goal
+from ignition.drawn import Drawn, Goal
 from ignition.errors import CheckpointError, warn
 from ignition.keyed import KeyedLoader
 from ignition.loader_place import KeptPlace, load_place, place_of
@@ -51,9 +51,8 @@ class EpochStart:
         self._is_keyed = True
         self._memory = SamplerMemory(None)
         self._remembered: Any = {}
-        self._source: Callable[[], KeyedLoader | None] = _nothing  # not kept alive, since it has workers
-        self._loaded: _Place | None = None  # where a checkpoint's sampler was
-        self._coming: _Place | None = None  # the same, from the opening of the loader until the sampler is there
+        self._drawn = Drawn()
+        self._loaded: _Place | None = None  # where a checkpoint's sampler was; until the loader is opened
         self._drawn_from: dict[str, Tensor] | None = None
         self._drawn_until: dict[str, Tensor] | None = None
 
@@ -72,16 +71,17 @@ class EpochStart:
         """
         kept, self._kept = self._kept, None
         is_keyed = source is not loader
-        self._source = ref(source) if isinstance(source, KeyedLoader) else _nothing
         if kept is not None and kept.loader is loader:
             return kept.open()
-        loaded, self._loaded, self._coming = self._loaded, None, None
-        if loaded is not None and isinstance(source, KeyedLoader):
-            self._coming = loaded
-            source.come_to(Goal(loaded.given, loaded.digest, self._arrive))
+        loaded, self._loaded = self._loaded, None
+        self._drawn = Drawn()
+        if isinstance(source, KeyedLoader):
+            if loaded is not None:
+                self._drawn = Drawn(Goal(loaded.given, loaded.digest, partial(self._arrive, loaded)))
+            source.drawn = self._drawn
         if read:
             return self._gone_on(loader, read, loaded)
-        self._look_at(loader)
+        self.look_at(loader)
         if is_keyed and self._epoch == epoch:  # once more, after an error
             self._memory.put_back(self._remembered)
         self._remembered = self._memory.now()
@@ -98,33 +98,31 @@ class EpochStart:
         """Where a loader is that keeps its place by itself; None for any other."""
         return self._kept.place if self._kept is not None and self._kept.loader is loader else place_of(loader)
 
-    def state(self, loader: Any, has_ended: bool, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    def state(self, loader: Any, epoch: int, tensors: dict[str, Tensor]) -> dict[str, Any]:
         """What a checkpoint holds of it.
 
         Args:
             loader: The user's train loader.
-            has_ended: Whether that epoch has been read to its end.
+            epoch: The number of the epoch that is open; 0 where the last one has been read to its end.
             tensors: Receives the tensors.
         """
-        self._look_at(loader)
-        self._memory.warn_of_lost()
-        place = self._loaded or self._coming
-        if place is None:
-            source = self._source()
-            place = _Place(*((0, 0) if source is None else source.drawn.place), self._memory.now())
-        memory, now = self._remembered, {}
-        if has_ended:  # the next epoch begins with all that there is
-            memory = place.memory
-        else:
-            now = self._memory.written(place.memory, tensors, "now.")
+        self.look_at(loader)
+        has_ended = not epoch or epoch != self._epoch  # or it is about to be opened
+        now = self._memory.now()
+        self._memory.warn_of_lost(now)
+        place = self._loaded or _Place(self._drawn.given, self._drawn.digest, now)
+        # The next epoch begins with all that there is.
+        memory = self._memory.written(place.memory if has_ended else self._remembered, tensors)
+        later = {} if has_ended else self._memory.written(place.memory, tensors, "now.")
         generators = None
         if self._drawn_from is not None:
-            generators = {"from": self._drawn_from, "until": _generators_of(loader)}
+            until = _generators_of(loader)
+            generators = {"from": until if has_ended else self._drawn_from, "until": until}
         return {
             "keyed": self._is_keyed,
             "epoch": 0 if has_ended else self._epoch,
-            "memory": self._memory.written(memory, tensors),
-            "now": {"given": place.given, "digest": place.digest, "memory": now},
+            "memory": memory,
+            "now": {"given": place.given, "digest": place.digest, "memory": later},
             "generators": encode(generators, tensors, "order"),
         }
 
@@ -134,23 +132,24 @@ class EpochStart:
         memory.check(state["memory"], source)
         memory.check(state["memory"] | state["now"]["memory"], source)
 
-    def load(self, loader: Any, state: Mapping[str, Any], place: Any, has_ended: bool) -> None:
+    def load(self, loader: Any, state: Mapping[str, Any], kept: Any, has_ended: bool) -> None:
         """Goes where a checkpoint was taken.
 
         Args:
             loader: The user's train loader.
             state: What `state` returned then, decoded.
-            place: What `place` returned then, decoded.
+            kept: What `place` returned then, decoded.
             has_ended: Whether the epoch had been read to its end.
         """
-        self._kept = None if place is None else load_place(loader, place, has_ended)
-        self._look_at(loader)
+        self._kept = None if kept is None else load_place(loader, kept, has_ended)
+        self.look_at(loader)
         self._epoch, self._is_keyed, self._drawn_from, self._drawn_until = state["epoch"], state["keyed"], None, None
         self._remembered = self._memory.read(state["memory"])
         self._memory.put_back(self._remembered)
-        now = state["now"]
-        place = _Place(now["given"], now["digest"], self._memory.read(now["memory"]))
-        self._loaded = None if has_ended else place
+        self._loaded = None
+        if state["epoch"]:
+            now = state["now"]
+            self._loaded = _Place(now["given"], now["digest"], self._memory.read(now["memory"]))
         if state["generators"] is not None:
             self._drawn_from, self._drawn_until = state["generators"]["from"], state["generators"]["until"]
             _put_back(loader, self._drawn_until)
@@ -172,16 +171,15 @@ class EpochStart:
                 "epoch's end"
             )
 
-    def _look_at(self, loader: Any) -> None:
+    def look_at(self, loader: Any) -> None:
+        """Notes what the samplers of a loader are as the script has made them: before any callback can change them."""
         if loader is not self._loader:
             self._loader, self._memory, self._epoch = loader, SamplerMemory(loader), 0
-            self._remembered = self._memory.now()
-            self._loaded = self._coming = None
+            self._remembered = self._memory.first
+            self._loaded = None
 
-    def _arrive(self) -> None:
-        if self._coming is not None:
-            self._memory.put_back(self._coming.memory)
-            self._coming = None
+    def _arrive(self, place: _Place) -> None:
+        self._memory.put_back(place.memory, inside=True)
 
     def _gone_on(self, loader: Any, read: int, loaded: _Place | None) -> Iterator[Any] | None:
         self.warn_if_lost(loader)
@@ -193,7 +191,7 @@ class EpochStart:
         for _ in islice(batches, read):  # loaded and dropped: only so the loader comes to where it was
             pass
         if loaded is not None:
-            self._memory.put_back(loaded.memory)
+            self._arrive(loaded)
         _put_back(loader, self._drawn_until)
         rng.restore(before)
         return batches
@@ -212,7 +210,7 @@ class EvaluationStart:
 
     def begin(self, loader: Any) -> None:
         """Notes the start of an evaluation that is due."""
-        self._look_at(loader)
+        self.look_at(loader)
         self._begun = self._memory.now()
 
     def again(self) -> None:
@@ -226,23 +224,22 @@ class EvaluationStart:
 
     def state(self, loader: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
         """What a checkpoint holds of it; `tensors` receives the tensors."""
-        self._look_at(loader)
-        return self._memory.written(self._memory.now() if self._begun is None else self._begun, tensors)
+        self.look_at(loader)
+        now = self._memory.now()
+        self._memory.warn_of_lost(now)
+        return self._memory.written(now if self._begun is None else self._begun, tensors)
 
     def load(self, loader: Any, state: Mapping[str, Any]) -> None:
         """Goes where a checkpoint was taken, unless that had another test loader: it may be exchanged at will."""
-        self._look_at(loader)
+        self.look_at(loader)
         self._begun = None
         if self._memory.fits(state):
             self._memory.put_back(self._memory.read(state))
 
-    def _look_at(self, loader: Any) -> None:
+    def look_at(self, loader: Any, train_loader: Any = None) -> None:
+        """Notes what the samplers of a loader are as the script has made them; those that train too are left out."""
         if loader is not self._loader:
-            self._loader, self._memory, self._begun = loader, SamplerMemory(loader, "test"), None
-
-
-def _nothing() -> None:
-    return None
+            self._loader, self._memory, self._begun = loader, SamplerMemory(loader, "test", train_loader), None
 
 
 def _draws(loader: Any) -> bool:

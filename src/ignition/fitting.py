@@ -81,6 +81,8 @@ def _fit(
     training.is_fitting = True
     try:
         _check_parts(trainer)
+        training.epoch_start.look_at(trainer.train_loader)
+        training.evaluation_start.look_at(trainer.test_loader, trainer.train_loader)
         training.fit = begun = previous if goes_on else _next_fit(trainer)
         if saver is not None and _was_finished(trainer, saver, resume, goes_on, epochs, steps):
             return

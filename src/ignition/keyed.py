@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate, get_worker_info
 
-from ignition.drawn import Drawn, Goal
+from ignition.drawn import Drawn
 from ignition.generators import generators_of
 from ignition.keyed_order import KeyedIndices, KeyedOrder, drawn_under
 from ignition.rng import capture, key_of, keyed, restore, seed_fetching
@@ -71,23 +71,12 @@ class KeyedLoader:
             "batch_sampler" if batched else "sampler": self._order,
         }
         self._loader = loader
-        self._own_drawn = Drawn()
+        self.drawn: Drawn | None = None
+        """What notes how far its sampler is in the next iteration; of a class with an iteration of its own, itself."""
         if not iterates_in_own_way(loader):
             self._loader = copy.copy(loader)
             # torch forbids to exchange these after __init__; a copy is not yet in use, and __init__ is the subclass's.
             vars(self._loader).update(self._parts)
-
-    @property
-    def drawn(self) -> Drawn:
-        """What its sampler has given since iteration began; of a class with an iteration of its own, the batches."""
-        return self._own_drawn if self._loader is self._original else self._order.drawn
-
-    def come_to(self, goal: Goal) -> None:
-        """Has the next iteration come to a place first."""
-        if self._loader is self._original:
-            self._own_drawn = Drawn(goal)
-        else:
-            self._order.goal = goal
 
     def iterate(
         self, epoch: int, start: int = 0, shard: Shard = WHOLE, fill: Fill = "none", shift: int = 0
@@ -96,22 +85,24 @@ class KeyedLoader:
         if self._loader is self._original:
             # What a class of the user's makes of the batches need not be one for one: all are read, and counted after.
             return self._of_own_iter(epoch, start, shard, fill)
+        drawn, self.drawn = self.drawn, None
         if shard.size == 1:
-            self._order.place(epoch, start, shift=shift)
+            self._order.place(epoch, start, shift=shift, drawn=drawn)
             return iter(self._loader)
-        borrowed = self._order.place(epoch, start, shard, fill, shift=shift)
+        borrowed = self._order.place(epoch, start, shard, fill, shift=shift, drawn=drawn)
         return _marked(iter(self._loader), borrowed)  # its workers start now
 
     def _of_own_iter(self, epoch: int, start: int, shard: Shard, fill: Fill) -> Iterator[Any]:
-        self._order.place(epoch, of_all=shard.size > 1)
-        if self._own_drawn.is_there:
-            self._own_drawn = Drawn()
+        drawn, self.drawn = self.drawn or Drawn(), None
+        drawn.inner = Drawn()
+        is_told = self._original.num_workers == 0  # else it depends on them how many indices a batch is behind
+        self._order.place(epoch, of_all=shard.size > 1, drawn=drawn.inner, is_told=is_told)
         # What is passed over is made and dropped: only so the loader comes to where it was.
         made = drawn_under(self._loader, self._key(epoch), self._put_in)
-        batches = self._own_drawn.follow(made, start, is_told=False, passing=_leaving_generators())
-        if shard.size == 1:
-            yield from batches
-            return
+        batches = drawn.follow(made, start, is_told=False, passing=_leaving_generators())
+        return batches if shard.size == 1 else self._dealt(batches, start, shard, fill)
+
+    def _dealt(self, batches: Iterator[Any], start: int, shard: Shard, fill: Fill) -> Iterator[Any]:
         for portion in deal(batches, start, shard, fill, drops_last(self._original)):
             yield Borrowed.of(portion.item) if portion.borrowed else portion.item
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from ignition.drawn import Drawn, Goal
+from ignition.drawn import Drawn
 from ignition.errors import ArgumentError
 from ignition.generators import generators_of, reseed
 from ignition.rng import key_of, keyed_blocks
@@ -35,7 +36,8 @@ class KeyedIndices(NamedTuple):
     indices: Any
 
 
-class _Place(NamedTuple):
+@dataclass(slots=True)
+class _Place:
     """Which batches of an epoch are to be read, and how."""
 
     sampler: Any
@@ -46,7 +48,9 @@ class _Place(NamedTuple):
     shift: int
     borrowed: set[int]  # the numbers, among those read, of the batches that are borrowed; known when they are asked for
     drawn: Drawn
+    is_told: bool | None
     turn: Iterator[int]  # 0, or how often a loader with an iteration of its own has passed over its samples before
+    opened: Iterator[KeyedIndices] | None = None  # where the first iteration has come to a goal
 
 
 class KeyedOrder:
@@ -60,7 +64,6 @@ class KeyedOrder:
         self._drop_last = drops_last(loader)
         self._seed = seed
         self._purpose = purpose
-        self.goal: Goal | None = None  # where the next iteration is to come first
         self.place(1)
 
     def place(
@@ -71,8 +74,21 @@ class KeyedOrder:
         fill: Fill = "none",
         of_all: bool = False,
         shift: int = 0,
+        drawn: Drawn | None = None,
+        is_told: bool | None = None,
     ) -> set[int]:
-        """Sets what the next iteration yields; `of_all` is whether a sampler's own sharding is passed by.
+        """Sets what the next iteration yields.
+
+        Args:
+            epoch: 1-based.
+            start: How many items are passed over.
+            shard: Which process of how many.
+            fill: How an incomplete last round is made up.
+            of_all: Whether a sampler's own sharding is passed by.
+            shift: How many samples there are before the first.
+            drawn: What notes how far the sampler is. If it has a goal, that is come to now, and not when the first
+                batch is asked for: whoever looks at the sampler until then, or sets something, finds it there.
+            is_told: Whether it notes what they are. By default of all but torch's, which draw an epoch at once.
 
         Returns:
             Where the numbers of the iteration's borrowed batches are noted, each before the batch can be made.
@@ -82,14 +98,12 @@ class KeyedOrder:
             if self._of_all is None:  # kept, since a sampler may learn from epoch to epoch
                 self._of_all = unsharded(sampler)
             sampler = self._of_all
-        drawn, self.goal = Drawn(self.goal), None
-        self._place = _Place(sampler, epoch, start, shard, fill, shift, set(), drawn, count())
-        return self._place.borrowed
-
-    @property
-    def drawn(self) -> Drawn:
-        """What the sampler has given since the last `place`."""
-        return self._place.drawn
+        this = self._place = _Place(
+            sampler, epoch, start, shard, fill, shift, set(), drawn or Drawn(), is_told, count()
+        )
+        if this.drawn.has_goal:
+            this.opened = self._from(this)
+        return this.borrowed
 
     def __len__(self) -> int:
         this = self._place
@@ -98,23 +112,35 @@ class KeyedOrder:
 
     def __iter__(self) -> Iterator[KeyedIndices]:
         # The place is read now and not at the first batch: by then another iteration may have set its own.
-        return self._from(self._place)
+        return self._opened(self._place)
+
+    def _opened(self, this: _Place) -> Iterator[KeyedIndices]:
+        """Begins when it is first asked, since a DataLoader with workers makes two iterators, and asks the second."""
+        opened, this.opened = this.opened, None
+        yield from self._from(this) if opened is None else opened
 
     def _from(self, this: _Place) -> Iterator[KeyedIndices]:
-        epoch, start, turn = this.epoch, this.start, next(this.turn)
-        order = _reseeded(this.sampler, epoch, self._key(turn, "order", epoch))
-        drawn, is_told = this.drawn if turn == 0 else Drawn(), not _draws_at_once(this.sampler)
-        if this.shard.size == 1 and not this.shift:
-            for place, indices in enumerate(drawn.follow(order, start, is_told), start):
-                yield KeyedIndices(self._key(turn, "batch", epoch, place), indices)
-            return
-        batches = Numbered.of(order, this.shift)
-        if batches is None:
-            join: Callable[[list[Any]], list[Any] | None] | None = _joined if self._makes_lists else None
-            items: Iterable[Any] = drawn.follow(order, start, is_told)
-        else:
-            drawn.arrive()
-            join, items = batches.joined, range(start, len(batches))
+        turn = next(this.turn)
+        order = _reseeded(this.sampler, this.epoch, self._key(turn, "order", this.epoch))
+        is_told = not _draws_at_once(this.sampler) if this.is_told is None else this.is_told
+        is_whole = this.shard.size == 1 and not this.shift
+        batches = None if is_whole else Numbered.of(order, this.shift)
+        if batches is not None:
+            this.drawn.arrive()
+            return self._dealt(this, turn, range(this.start, len(batches)), batches)
+        items = this.drawn.follow(order, this.start, is_told)
+        return self._keyed(this, turn, items) if is_whole else self._dealt(this, turn, items, None)
+
+    def _keyed(self, this: _Place, turn: int, items: Iterable[Any]) -> Iterator[KeyedIndices]:
+        for place, indices in enumerate(items, this.start):
+            yield KeyedIndices(self._key(turn, "batch", this.epoch, place), indices)
+
+    def _dealt(self, this: _Place, turn: int, items: Iterable[Any], batches: Numbered | None) -> Iterator[KeyedIndices]:
+        """The items that fall to a process; of `batches`, which are made by their numbers, these are the items."""
+        epoch, start = this.epoch, this.start
+        join: Callable[[list[Any]], list[Any] | None] | None = _joined if self._makes_lists else None
+        if batches is not None:
+            join = batches.joined
         portions = deal(items, start, this.shard, this.fill, self._drop_last, join)
         for number, (place, indices, borrowed) in enumerate(portions):
             if borrowed:

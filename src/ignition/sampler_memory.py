@@ -46,7 +46,7 @@ _MANY, _MANY_BATCHES, _LARGE = 1000, 10_000, 2**26
 _OF_TORCH: dict[type, tuple[str, ...]] = {
     WeightedRandomSampler: ("weights", "num_samples", "replacement"),
     SubsetRandomSampler: ("indices",),
-    RandomSampler: ("_num_samples",),
+    RandomSampler: ("_num_samples", "replacement"),
     DistributedSampler: ("epoch",),
 }
 
@@ -92,15 +92,21 @@ class SamplerMemory:
 
     Args:
         loader: Any loader; of most there is nothing to remember.
-        place: What its tensors are called in a checkpoint.
+        place: What its tensors are called in a checkpoint: "order" or "test".
+        other: A loader whose samplers are left out.
+
+    Attributes:
+        first: What they remember as this is made.
     """
 
-    def __init__(self, loader: Any, place: str = "order") -> None:
+    def __init__(self, loader: Any, place: str = "order", other: Any = None) -> None:
         self._place = place
-        self._samplers = _remembering(loader)
-        self._own = own_samplers(loader)
-        self._first = self.now()
-        self._outlines = {(path, name): _outline(value) for path, name, value in self._unkept(self._first)}
+        others = [id(one) for one in _remembering(other).values()]
+        self._samplers = {path: one for path, one in _remembering(loader).items() if id(one) not in others}
+        self._own = {path: one for path, one in self._samplers.items() if type(one) not in TORCH_SAMPLERS}
+        self._lists: dict[tuple[str, str], tuple[list[Any], _Kept]] = {}
+        self.first = self.now()
+        self._outlines = {(path, name): _outline(value) for path, name, value in self._unkept(self.first)}
         self._warned: set[tuple[str, str]] = set()
 
     def __bool__(self) -> bool:
@@ -109,7 +115,7 @@ class SamplerMemory:
 
     def now(self) -> dict[str, dict[str, _Kept]]:
         """A copy of what they remember."""
-        return {path: dict(_remembered(self._named(path), one)) for path, one in self._samplers.items()}
+        return {path: dict(self._remembered(path, one)) for path, one in self._samplers.items()}
 
     def written(
         self, memory: Mapping[str, Mapping[str, _Kept]], tensors: dict[str, Tensor], moment: str = ""
@@ -123,7 +129,7 @@ class SamplerMemory:
         """
         changed: dict[str, Any] = {}
         for path, kept in memory.items():
-            differs = {name: one for name, one in kept.items() if not _same(one, self._first[path].get(name))}
+            differs = {name: one for name, one in kept.items() if not _same(one, self.first[path].get(name))}
             if not differs and path not in self._own:
                 continue
             changed[path] = {}
@@ -152,16 +158,29 @@ class SamplerMemory:
         return {
             path: kept
             | {name: _encoded(one, f"{self._named(path)}.{name}") for name, one in values.get(path, {}).items()}
-            for path, kept in self._first.items()
+            for path, kept in self.first.items()
         }
 
-    def put_back(self, memory: Mapping[str, Mapping[str, _Kept]]) -> None:
-        """Gives the samplers back what `now` or `read` returned. What can take its value stays the same object."""
+    def put_back(self, memory: Mapping[str, Mapping[str, _Kept]], inside: bool = False) -> None:
+        """Gives the samplers back what `now` or `read` returned. What can take its value stays the same object.
+
+        Args:
+            memory: Of these samplers.
+            inside: Whether they are half-way through an epoch, to which they have come by drawing it once more. One
+                with a ``state_dict`` is there already: taken back, that may have it begin in its middle.
+        """
         for path, kept in memory.items():
             sampler = self._samplers[path]
             for name, one in kept.items():
                 if isinstance(sampler, Stateful):
-                    sampler.load_state_dict(decode(*one))
+                    if not inside:
+                        sampler.load_state_dict(decode(*one))
+                    elif not _same(one, _encoded(sampler.state_dict(), self._named(path))):
+                        warn(
+                            f"the state_dict of {type(sampler).__name__} is another than before the checkpoint, at the "
+                            "same place of the epoch: what the training changed in it since the epoch began comes only "
+                            "with the next checkpoint that is taken between two epochs"
+                        )
                 elif not _same(one, _now(sampler, name, f"{self._named(path)}.{name}")):
                     filled: list[tuple[Any, Any]] = []
                     present = getattr(sampler, name, None)
@@ -170,27 +189,46 @@ class SamplerMemory:
                     give_back(filled)
                     vars(sampler)[name] = value
 
-    def warn_of_lost(self) -> None:
-        """Warns, once of each, of what a sampler keeps or has changed that no checkpoint can hold."""
+    def warn_of_lost(self, now: Mapping[str, Mapping[str, _Kept]]) -> None:
+        """Warns, once of each, of what a sampler keeps or has changed that no checkpoint can hold.
+
+        Args:
+            now: What `now` has just returned.
+        """
+        whose = "test" if self._place == "test" else "train"
         for path, sampler in self._own.items():
             for name, value in [] if isinstance(sampler, Stateful) else _attributes(sampler):
                 if isinstance(value, Iterator) and (path, name) not in self._warned:
                     self._warned.add((path, name))
                     warn(
-                        f"the train loader's {type(sampler).__name__} keeps an iterator, {name!r}, which a checkpoint "
-                        "cannot hold: if it goes on from epoch to epoch, the order after a resume is another. Give its "
-                        "class state_dict() and load_state_dict(state)"
+                        f"the {whose} loader's {type(sampler).__name__} keeps an iterator, {name!r}, which a "
+                        "checkpoint cannot hold: if it goes on from epoch to epoch, the order after a resume is "
+                        "another. Give its class state_dict() and load_state_dict(state)"
                     )
-        for path, name, value in self._unkept(self.now()):
+        for path, name, value in self._unkept(now):
             if (path, name) not in self._warned and not _is_outline(_outline(value), self._outlines.get((path, name))):
                 self._warned.add((path, name))
                 warn(
-                    f"the train loader's {type(self._samplers[path]).__name__} has changed {name!r}, which a "
+                    f"the {whose} loader's {type(self._samplers[path]).__name__} has changed {name!r}, which a "
                     f"checkpoint cannot hold (a {type(value).__name__}): the order after a resume is another if it "
                     "follows from that. Keep it in numbers, plain containers of at most "
                     f"{_MANY_BATCHES} lists, tensors or arrays; or give the class state_dict() and "
                     "load_state_dict(state)"
                 )
+
+    def _remembered(self, path: str, sampler: Any) -> Iterator[tuple[str, _Kept]]:
+        if isinstance(sampler, Stateful):
+            yield "", _encoded(sampler.state_dict(), self._named(path))
+            return
+        for name, value in _attributes(sampler):
+            # A list of indices may be long: it is looked through again only when it has changed.
+            before, kept = self._lists.get((path, name), ([], None))
+            if type(value) is not list or kept is None or not _is_outline(value, before):
+                kept = _now(sampler, name, f"{self._named(path)}.{name}")
+                if type(value) is list and kept is not None and {*map(type, value)} <= {int}:
+                    self._lists[path, name] = [*value], kept
+            if kept is not None:
+                yield name, kept
 
     def _fits(self, path: str, values: Any) -> bool:
         """Whether there is a sampler that can have remembered these values."""
@@ -203,7 +241,7 @@ class SamplerMemory:
 
     def _unkept(self, memory: Mapping[str, Mapping[str, _Kept]]) -> Iterator[tuple[str, str, Any]]:
         """The attributes that may be memory, and are not in a copy of it."""
-        for path, sampler in self._own.items():
+        for path, sampler in self._samplers.items():
             for name, value in [] if isinstance(sampler, Stateful) else _attributes(sampler):
                 if name not in memory[path] and (isinstance(value, _PLAIN) or is_dataclass(value)):
                     yield path, name, value
@@ -219,16 +257,6 @@ def _renamed(encoded: Any, names: Mapping[str, str]) -> Any:
         name, *rest = encoded["$"][1]
         return {"$": ["tensor", [names[name], *rest]]}
     return {key: _renamed(item, names) for key, item in encoded.items()}
-
-
-def _remembered(place: str, sampler: Any) -> Iterator[tuple[str, _Kept]]:
-    if isinstance(sampler, Stateful):
-        yield "", _encoded(sampler.state_dict(), place)
-        return
-    for name, _ in _attributes(sampler):
-        kept = _now(sampler, name, f"{place}.{name}")
-        if kept is not None:
-            yield name, kept
 
 
 def _attributes(sampler: Any) -> list[tuple[str, Any]]:
@@ -287,6 +315,8 @@ def _encoded(value: Any, place: str, exact: bool = False) -> _Kept:
 
 
 def _same(one: _Kept, other: _Kept | None) -> bool:
+    if one is other:
+        return True
     if other is None or one[0] != other[0] or one[1].keys() != other[1].keys():
         return False
     return all(torch.equal(tensor, other[1][name]) for name, tensor in one[1].items())

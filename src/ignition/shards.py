@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 TORCH_SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
-"""Those of torch: they remember nothing of an epoch, and give as many indices as they say."""
+"""Those of torch: they change nothing in themselves as they are read, and give as many indices as they say."""
 
 Fill = Literal["none", "borrow", "split"]
 """What becomes of a last round with fewer batches than processes.

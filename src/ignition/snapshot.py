@@ -99,6 +99,7 @@ def capture(
     model = {name: value.detach() if value.requires_grad else value for name, value in model.items()}
     metrics, buffers, parameters, frozen, unset = _parts_of(trainer.model)
     gradients, unused = training.unused_gradients.of(parameters.items())
+    epoch = 0 if training.epoch_is_read else training.position.epoch
     others |= {f"buffer.{name}": one for name, one in buffers.items() if name not in model}
     others |= {f"gradient.{name}": one for name, one in unused.items()}
     state = {
@@ -107,7 +108,7 @@ def capture(
         "open": training.open_pass is not None,
         "pending": encode(_without_generators(training.pending), others, "pending"),
         "data": data_size(trainer.train_loader),
-        "order": training.epoch_start.state(trainer.train_loader, training.epoch_is_read, others),
+        "order": training.epoch_start.state(trainer.train_loader, epoch, others),
         "test_order": training.evaluation_start.state(trainer.test_loader, others),
         "processes": {"others": theirs},
         "unit": training.processes.unit,
@@ -246,10 +247,10 @@ def _checked(training: Training, content: Content, source: str) -> list[tuple[st
         _refill(trainer, "hyper", hyper)
         trainer.history.load_state_dict(state["history"])
         trainer.seed = state["seed"]
-        decoded = {"pending": pending, "means": means, "position": position, "order": order, "test_order": test_order}
-        training.restore(state | decoded, scales, loader)
+        decoded = {"pending": pending, "means": means, "position": position, "generators": generators}
+        decoded |= {"order": order, "test_order": test_order}
         training.processes.unit = state["unit"]
-        training.generators.restore(generators)
+        training.restore(state | decoded, scales, loader)
 
     is_sharded = training.processes.sharded is not None
     return [

@@ -75,8 +75,7 @@ class Training:
         processes.take_up(trainer)
         self.window: Window | None = None
         self.graphs: StepGraphs | None = None  # of a fit's steps
-        self.position = Position()
-        self.means = Means(train_signature.role)
+        self.position, self.means = Position(), Means(train_signature.role)
         self.compiled: Any = trainer.model
         self.prepared: Any = trainer.model
         self.events = Events(trainer, (), ())
@@ -383,18 +382,20 @@ class Training:
         return self._scales if self.window is None else self.window.state_dict()
 
     def restore(self, state: Mapping[str, Any], scales: dict[str, Any], loader_state: Any) -> None:
-        """Goes where a checkpoint was taken; the generators are put back after it."""
+        """Goes where a checkpoint was taken."""
         for name, value in state["position"].items():
             setattr(self.position, name, value)
-        self.fit = dict(state["fit"])
-        self.seeded = True
+        self.fit, self.seeded = dict(state["fit"]), True
         self._keyed.clear()
-        self._scales = scales
-        self._seconds = state["seconds"]
+        self._scales, self._seconds = scales, state["seconds"]
         self.means.load_state_dict(state["means"])
         self.pending = state["pending"]
         self.open_pass = self._new_pass() if state["open"] else None
         self.epoch_start.load(self.trainer.train_loader, state["order"], loader_state, self.epoch_is_read)
         self.evaluation_start.load(self.trainer.test_loader, state["test_order"])
-        if self.open_pass is not None and not self.epoch_is_read:
-            self._read(self.open_pass)
+        to_open, was_begun = None if self.epoch_is_read else self.open_pass, state["order"]["epoch"] > 0
+        if to_open is not None and was_begun:
+            self._read(to_open)
+        self.generators.restore(state["generators"])
+        if to_open is not None and not was_begun:  # its order is still to be drawn
+            self._read(to_open)
