@@ -436,7 +436,7 @@ def test_a_sampler_that_the_training_changes_inside_an_epoch_goes_on_from_every_
 
     whole = made(tmp_path / "whole", 1)
     whole.fit(epochs=3, resume=True)
-    for checkpoint in sorted((tmp_path / "whole").glob("fit-*")):
+    for checkpoint in sorted((tmp_path / "whole").glob("fit-*"))[:: 5 if workers else 1]:
         shutil.copytree(checkpoint, tmp_path / "again" / checkpoint.name)
         again = made(tmp_path / "again", 1000)
         again.fit(epochs=3, resume=True)

@@ -72,6 +72,7 @@ class EpochStart:
         kept, self._kept = self._kept, None
         is_keyed = source is not loader
         if kept is not None and kept.loader is loader:
+            self._epoch = epoch
             return kept.open()
         loaded, self._loaded = self._loaded, None
         self._drawn = Drawn()

@@ -71,7 +71,8 @@ def _samplers_in(path: str, sampler: Any) -> Iterator[tuple[str, Any]]:
     own = getattr(sampler, "__dict__", None)
     if type(sampler) in TORCH_SAMPLERS:
         yield path, sampler
-    if type(sampler) in TORCH_SAMPLERS or own is None:
+        return
+    if own is None:
         return
     if type(sampler) is not BatchSampler:
         yield path, sampler

@@ -85,17 +85,16 @@ class Training:
         self.goal: Goal | None = None  # of the fit that is running
         self.fit: dict[str, Any] = {"number": 0}
         self.folders: dict[str, Any] = {}  # the Checkpoint that wrote there last, by folder
-        self.advisor, self.unused_gradients = Advisor(), UnusedGradients(self)
-        self.seeded = self.is_fitting = self.is_measuring = False
+        self.seeded = self.is_fitting = self.is_measuring = self.paused = self.ended_in_order = False
+        self.has_begun = False  # whether the last fit has come to the loop
         self.signal: int | None = None
-        self.has_begun = self.paused = self.ended_in_order = False  # has_begun: the last fit has come to the loop
         self.met: tuple[Signature, int] | None = None  # what the eval function has been tried on
         self.steps_unchecked, self.has_run = True, False  # has_run: this fit has used up something of an open pass
         self.step_dependents: list[str] = []
         self.savers: list[Callable[[Any], None]] = []
         self._keyed: dict[str, tuple[Any, Any]] = {}
         self._scales: dict[str, Any] = {}
-        self.generators = rng.Generators(trainer)
+        self.generators, self.advisor, self.unused_gradients = rng.Generators(trainer), Advisor(), UnusedGradients(self)
         self.epoch_start, self.evaluation_start = EpochStart(), EvaluationStart()
         self._seconds = 0.0
         self._since: float | None = None
