@@ -15,7 +15,7 @@ from small import net
 from ignition import distributed, parting
 
 LIMIT = 10.0
-AT_ONCE = 2  # cases that run side by side: most of their time they wait
+AT_ONCE = 3  # cases that run side by side: most of their time they wait
 
 
 def end_each(cases: Mapping[str, Callable[[], object]], folder: str, ports: Sequence[str]) -> None:
