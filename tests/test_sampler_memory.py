@@ -444,6 +444,16 @@ def test_a_sampler_that_the_training_changes_inside_an_epoch_goes_on_from_every_
         shutil.rmtree(tmp_path / "again")
 
 
+def fit_until(trainer, kill):
+    """Fits until it is killed; else the run goes on from there, and says that the order is another."""
+    if kill:
+        with pytest.raises(Killed):
+            trainer.fit(epochs=2, resume=True)
+    else:
+        with pytest.warns(IgnitionWarning, match="gave other samples before the checkpoint"):
+            trainer.fit(epochs=2, resume=True)
+
+
 def test_a_sampler_that_draws_as_it_goes_from_what_the_training_changes_is_named(tmp_path):
     class AsItGoes(AtOnce):
         def __iter__(self):
@@ -458,12 +468,7 @@ def test_a_sampler_that_draws_as_it_goes_from_what_the_training_changes_is_named
             sampler.weights[: trainer.step] = 0
 
         trainer.on("step_end")(forget)
-        if kill:
-            with pytest.raises(Killed):
-                trainer.fit(epochs=2, resume=True)
-        else:
-            with pytest.warns(IgnitionWarning, match="gave other samples before the checkpoint"):
-                trainer.fit(epochs=2, resume=True)
+        fit_until(trainer, kill)
 
 
 def test_a_tensor_that_a_sampler_shares_with_the_training_stays_shared(tmp_path):
@@ -701,12 +706,7 @@ def test_what_changes_between_two_passes_of_one_epoch_is_named(tmp_path):
     for kill in (6, None):
         trainer = build(lambda: Twice(Data(), 6, sampler=CHANGED["weights of torch's"]()), tmp_path, kill=kill)
         trainer.on("step_end")(lambda trainer: trainer.step == 3 and change(trainer.train_loader.sampler, 500))
-        if kill:
-            with pytest.raises(Killed):
-                trainer.fit(epochs=2, resume=True)
-        else:
-            with pytest.warns(IgnitionWarning, match="gave other samples before the checkpoint"):
-                trainer.fit(epochs=2, resume=True)
+        fit_until(trainer, kill)
 
 
 @pytest.mark.parametrize("seed", [None, 5])

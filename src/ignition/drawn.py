@@ -75,10 +75,8 @@ class Drawn:
         """
         counted = self._told(items) if is_told else self._counted(items)
         if self._goal is None:
-            return self._passed(counted, start, passing)
-        with passing or nullcontext():
-            for _ in islice(counted, start):
-                pass
+            return _after(counted, start, passing)
+        _pass_over(counted, start, passing)
         # One at least: torch's samplers draw a whole epoch as they are asked for the first.
         ahead = list(islice(counted, max(self._goal.given - start, 1 - start, 0)))
         are_told = self.digest and self._goal.digest and self.given == self._goal.given
@@ -99,15 +97,6 @@ class Drawn:
             goal, self._goal = self._goal, None
             goal.arrive()
 
-    def _passed(
-        self, counted: Iterator[Any], start: int, passing: AbstractContextManager[None] | None
-    ) -> Iterator[Any]:
-        if start:
-            with passing or nullcontext():
-                for _ in islice(counted, start):
-                    pass
-        yield from counted
-
     def _counted(self, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
             self.given += 1
@@ -120,3 +109,16 @@ class Drawn:
             if _NUMBERS(text):
                 self._digest = zlib.crc32(text.encode(), self._digest)
             yield item
+
+
+def _after(items: Iterator[Any], start: int, passing: AbstractContextManager[None] | None) -> Iterator[Any]:
+    """The items from number `start` on, none of them asked for before the first."""
+    _pass_over(items, start, passing)
+    yield from items
+
+
+def _pass_over(items: Iterator[Any], start: int, passing: AbstractContextManager[None] | None) -> None:
+    if start:
+        with passing or nullcontext():
+            for _ in islice(items, start):
+                pass
