@@ -600,9 +600,10 @@ def test_what_grows_between_two_fits_is_not_warned_of(grow, tmp_path):
 
 
 def test_a_fit_that_is_left_while_its_checkpoint_is_written_keeps_the_folder_until_it_is(tmp_path, monkeypatch):
-    go_on, finish, wait = threading.Event(), checkpoint.finish, Writer.finish
+    begun, go_on, finish, wait = threading.Event(), threading.Event(), checkpoint.finish, Writer.finish
 
     def slow_finish(path, content):
+        begun.set()
         go_on.wait(30)
         finish(path, content)
 
@@ -620,6 +621,7 @@ def test_a_fit_that_is_left_while_its_checkpoint_is_written_keeps_the_folder_unt
     other, _ = make(tmp_path)
     with pytest.raises(CheckpointError, match="is being written by another fit of this process"):
         other.fit(epochs=1, resume=True)
+    assert begun.wait(30)
     assert [path.name for path in tmp_path.glob(".*")] != []  # what is being written is still there
     go_on.set()
     saver._writer.finish()
