@@ -44,28 +44,37 @@ def training_beside_saves(
 ) -> dict[str, float]:
     """How long the loop stops for a save, the copy alone, and the longest that Python waits while the thread writes.
 
-    The step does nothing but wait until the thread has finished, so that each time between two steps holds one save;
-    and copy by itself, in turn with the saves, since the machine may have other things to do now than later.
+    Each step waits until the thread has finished, so that each time between two steps holds one save, and then trains
+    on a batch, so that the processor and its caches are at what they are at in a training. The copy by itself comes
+    after a batch too, in turn with the saves, since the machine may have other things to do now than later.
     """
     between, longest, ended, copied = [], [], [], []
     tensors = [*model.state_dict().values(), *(one for state in optimizer.state.values() for one in state.values())]
     into = [torch.zeros_like(tensor) for tensor in tensors]  # memory that is there already
+    x = torch.randn(8, model[0].in_features)
 
     saver = Checkpoint(folder / "background", every=1, keep=1)
 
+    def train_on_batch() -> None:
+        model(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
     def train_fn(model, batch):
         between.append(perf_counter() - ended[-1]) if ended else None
-        optimizer.step()  # which finds no gradients, and does nothing
         looked, pause = perf_counter(), 0.0
         while not is_written(saver, len(ended)):
             sleep(0.0002)
             pause, looked = max(pause, perf_counter() - looked), perf_counter()
         longest.append(pause)
+        sleep(0.002)  # for the thread's last lines, after all is on the disk
+        train_on_batch()
         started = perf_counter()
         for target, tensor in zip(into, tensors, strict=True):
             target.copy_(tensor)
+        copied.append(perf_counter() - started)
+        train_on_batch()
         ended.append(perf_counter())
-        copied.append(ended[-1] - started)
 
     trainer = Trainer(model, optimizer, train_fn, [torch.zeros(1)] * (times + 1), device="cpu", progress=False)
     trainer.callbacks = [saver]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 from torch import nn
 
-from ignition.codec import decode, encode, give_back, plain_copy
+from ignition.codec import decode, encode, give_back
 from ignition.errors import CheckpointError, IgnitionWarning
 
 
@@ -199,34 +199,6 @@ def test_the_state_of_an_optimizer_comes_back(kind):
     optimizer.step()
     state = optimizer.state_dict()
     assert same(there_and_back(state), state)
-
-
-def test_a_plain_copy_has_containers_of_its_own_and_the_very_tensors():
-    first, second = torch.ones(2), torch.zeros(3)
-    value = {"state": {0: {"step": 3, "moments": [first, (second, first)]}}, "groups": [{"lr": 0.1, "name": None}]}
-    before = copy.deepcopy(value)
-    tensors = {}
-    copied = plain_copy(value, tensors)
-    assert list(tensors.items()) == [(id(first), first), (id(second), second)]  # each once
-    value["state"][0]["moments"].append(5)
-    value["state"][0]["step"] = 4
-    value["groups"][0].clear()
-    assert same(copied, before)
-    assert copied["state"][0]["moments"][0] is first
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        {1, 2}, np.zeros(2), np.float64(1), torch.ones(2, requires_grad=True), nn.Parameter(torch.ones(1)),
-        collections.OrderedDict(a=1), {(1, 2): 3}, {torch.zeros(1): 0}, torch.float32, 1j, bytearray(b"a"), object(),
-    ],
-    ids=lambda value: type(value).__name__,
-)  # fmt: skip
-def test_what_is_not_plain_is_not_copied(value):
-    for nested in (value, [value], {"a": (value,)}):
-        with pytest.raises(TypeError, match="is no plain value"):
-            plain_copy(nested, {})
 
 
 class Colour(enum.IntEnum):

@@ -23,7 +23,7 @@ ORDER = """
     capturable granted side_effects step_graphs predictions
     ranking plots figures records markup history notebook progress buffers weights averages lr_finder
     report arguments goal passes loader_place loader_advice
-    gathered_metrics in_place encoded_values codec sampler_memory epoch_start
+    gathered_metrics model_parts in_place encoded_values plain_copy codec sampler_memory epoch_start
     tensor_files checkpoint state_values tensor_parts sharded_checkpoint pretrained checkpoint_folder lock signals
     background callbacks.base matching optimizer_states sharing growth process_state rollback snapshot
     callbacks.lr_schedule callbacks.schedule callbacks.warmup callbacks.schedules callbacks.saving

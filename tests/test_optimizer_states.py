@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
+from ignition.checkpoint import Content
+from ignition.codec import decode
 from ignition.errors import CheckpointError
-from ignition.optimizer_states import check_optimizer_state, load_optimizer_state
+from ignition.optimizer_states import SavedOptimizers, check_optimizer_state, load_optimizer_state
 
 OPTIMIZERS = {
     "ASGD": {}, "Adadelta": {}, "Adafactor": {}, "Adagrad": {}, "Adam": {}, "AdamW": {"amsgrad": True}, "Adamax": {},
@@ -54,6 +56,55 @@ def test_the_state_of_each_optimizer_is_its_own(kind, steps):
     load_optimizer_state(fresh, copy.deepcopy(state), False)
     closure()
     fresh.step(closure)
+
+
+def saved(optimizers, meanwhile):
+    """The states in a checkpoint that was taken before something was done, and completed after it."""
+    taken = SavedOptimizers(optimizers, False)
+    content = Content({}, {"optimizer": {name: one.clone() for name, one in taken.tensors.items()}})
+    meanwhile()
+    if taken.encoded is None:
+        taken.complete(content)
+    else:
+        content.state["optimizers"] = taken.encoded
+    return taken, decode(content.state["optimizers"], content.tensors["optimizer"])
+
+
+@kinds
+def test_a_state_is_kept_as_it_was_while_the_optimizer_goes_on(kind):
+    optimizer, closure = stepped(kind)
+    if kind != "LBFGS":  # which takes one alone
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2, 2))], "lr": 0.5})
+    before = copy.deepcopy(optimizer.state_dict())
+
+    def go_on():
+        closure()
+        optimizer.step(closure)
+        for group in optimizer.param_groups:
+            group["new"] = 1
+        optimizer.param_groups[0]["params"].reverse()
+
+    _, found = saved({"": optimizer}, go_on)
+    torch.testing.assert_close(found[""], before, rtol=0, atol=0)
+
+
+def doubled(optimizer, state):
+    return {**state, "more": [2 * group["lr"] for group in state["param_groups"]]}
+
+
+def test_what_state_dict_gives_in_another_way_is_what_is_saved():
+    hooked, before, exchanged, own = (stepped("Adam")[0] for _ in range(4))
+    hooked.register_state_dict_post_hook(doubled)
+    before.register_state_dict_pre_hook(lambda optimizer: optimizer.param_groups[0].update(seen=True))
+    exchanged.state_dict = lambda: {"only": torch.ones(2), "step": 3}
+    own.__class__ = type("Own", (torch.optim.Adam,), {"state_dict": lambda self: {"own": [1, (2,)]}})
+    optimizers = {"hooked": hooked, "before": before, "exchanged": exchanged, "own": own}
+    expected = {name: copy.deepcopy(one.state_dict()) for name, one in optimizers.items()}
+    taken, found = saved(optimizers, lambda: None)
+    assert taken.encoded is None
+    assert expected["hooked"]["more"] == [2e-3]
+    assert expected["before"]["param_groups"][0]["seen"]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def crafted(state):

@@ -38,10 +38,9 @@ from ignition.generators import GENERATORS, put_back, state_of
 from ignition.in_place import Staying, fill
 from ignition.types import Stateful
 
-__all__ = ["decode", "encode", "give_back", "plain_copy"]
+__all__ = ["decode", "encode", "give_back"]
 
 _STRIDED = torch.strided
-_CONSTANT = {int, float, str, bool, type(None)}
 _SAME = {int, str, bool, type(None)}  # what JSON holds as it is
 _DEEPEST = 100  # what is written can be read: Python's own limits lie well above
 
@@ -63,37 +62,6 @@ def encode(value: Any, tensors: dict[str, Tensor], place: str, exact: bool = Fal
         CheckpointError: If there is anything else in it, or it contains itself.
     """
     return _Encoder(tensors, exact).encode(value, place, 0)
-
-
-def plain_copy(value: Any, tensors: dict[int, Tensor]) -> Any:
-    """`value` with dicts, lists and tuples of its own, so that it can be encoded while the training goes on.
-
-    That takes a fraction of the time of encoding it.
-
-    Args:
-        value: Nested dicts, lists and tuples.
-        tensors: Receives the tensors in it, which are not copied, by their ids.
-
-    Raises:
-        TypeError: If there is anything in it but tensors, none of them trained, and what nobody can change.
-    """
-    kind = type(value)
-    if kind is dict and {*map(type, value)} <= _CONSTANT:
-        copied = value.copy()
-        for key, item in value.items():  # most hold tensors and numbers, for which a call each would take too long
-            if type(item) is Tensor and not item.requires_grad:
-                tensors[id(item)] = item
-            elif type(item) not in _CONSTANT:
-                copied[key] = plain_copy(item, tensors)
-        return copied
-    if kind is Tensor and not value.requires_grad:
-        tensors[id(value)] = value
-        return value
-    if kind in _CONSTANT:
-        return value
-    if kind is list or kind is tuple:
-        return kind([plain_copy(item, tensors) for item in value])
-    raise TypeError(f"{kind.__name__} is no plain value")
 
 
 def decode(

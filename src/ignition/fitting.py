@@ -149,7 +149,7 @@ def save(training: Training, path: str | os.PathLike[str]) -> None:
             "Checkpoint do it"
         )
     # Not copied: nothing changes meanwhile.
-    content = capture(training, lambda file, tensors: {name: one.cpu() for name, one in tensors.items()})
+    content = capture(training, lambda file, tensors: {name: one.detach().cpu() for name, one in tensors.items()})
     if content is not None:
         write(Path(path), content)
     distributed.barrier()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from ignition.checkpoint import Content
-from ignition.codec import encode, plain_copy
+from ignition.codec import encode
 from ignition.matching import are_usual, check_dense
+from ignition.plain_copy import plain_copy
 from ignition.state_values import is_count, is_number, malformed
 from ignition.structure import suffix
 
@@ -64,21 +65,25 @@ class SavedOptimizers:
         tensors: Those in them, by the names that they have in the file; if it can wait, by their places.
     """
 
-    def __init__(self, states: dict[str, Any], is_sharded: bool) -> None:
+    def __init__(self, optimizers: Mapping[str, Any], is_sharded: bool) -> None:
         self.encoded: dict[str, Any] | None = None
         self._plain: dict[int, Tensor] = {}
+        self._states: dict[str, Callable[[], Any]] = {}
         try:
-            self._states = plain_copy(states, self._plain)
+            self._states = {name: _kept(one, self._plain) for name, one in optimizers.items()}
             can_wait = not is_sharded and are_usual(self._plain.values())
         except (TypeError, RecursionError):
             can_wait = False
         self.tensors = {str(place): tensor for place, tensor in enumerate(self._plain.values())}
         if not can_wait:
+            states = {name: one.state_dict() for name, one in optimizers.items()}
             self.encoded, self.tensors = _encoded_optimizers(states)
 
     def complete(self, content: Content) -> None:
         """Gives a content that has copies of the tensors the names, and all else that is in the states."""
-        content.state["optimizers"], tensors = _encoded_optimizers(self._states)
+        content.state["optimizers"], tensors = _encoded_optimizers(
+            {name: state() for name, state in self._states.items()}
+        )
         copies = dict(zip(self._plain, content.tensors["optimizer"].values(), strict=True))
         content.tensors["optimizer"] = {name: copies[id(tensor)] for name, tensor in tensors.items()}
 
@@ -169,6 +174,35 @@ def load_optimizer_state(optimizer: Any, state: dict[str, Any], is_sharded: bool
                     loaded[key] = _as_saved(value, loaded[key])
 
 
+def _kept(optimizer: Any, tensors: dict[int, Tensor]) -> Callable[[], Any]:
+    """What returns the state of an optimizer as it is now, also when it has gone on; its tensors are not copied.
+
+    Args:
+        optimizer: Anything with ``state_dict``.
+        tensors: Receives the tensors in its state, by their ids.
+
+    Raises:
+        TypeError: If there is anything in it but plain values.
+    """
+    if not isinstance(optimizer, torch.optim.Optimizer) or not _saves_as_torch_does(optimizer):
+        state = plain_copy(optimizer.state_dict(), tensors)
+        return lambda: state
+    # torch's own takes twice as long to pack the state as to copy what it packs: that can be done later.
+    parameters, entries = [*optimizer.state], plain_copy([*optimizer.state.values()], tensors)
+    groups = [
+        {key: [*value] if key == "params" else plain_copy(value, tensors) for key, value in group.items()}
+        for group in optimizer.param_groups
+    ]
+
+    def packed() -> Any:
+        then = torch.optim.Optimizer.__new__(torch.optim.Optimizer)
+        state = dict(zip(parameters, entries, strict=True))
+        then.__setstate__({"defaults": {}, "state": state, "param_groups": groups})
+        return then.state_dict()
+
+    return packed
+
+
 def _encoded_optimizers(states: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {}
     encoded = {name: encode(state, tensors, f"optimizer{suffix(name)}") for name, state in states.items()}
@@ -187,6 +221,16 @@ def _as_saved(saved: Any, loaded: Any) -> Any:
     if isinstance(saved, (list, tuple)) and isinstance(loaded, type(saved)) and len(saved) == len(loaded):
         return type(saved)(_as_saved(one, now) for one, now in zip(saved, loaded, strict=True))
     return saved
+
+
+def _saves_as_torch_does(optimizer: torch.optim.Optimizer) -> bool:
+    own = vars(optimizer)
+    return (
+        type(optimizer).state_dict is torch.optim.Optimizer.state_dict
+        and "state_dict" not in own
+        and not own.get("_optimizer_state_dict_pre_hooks")
+        and not own.get("_optimizer_state_dict_post_hooks")
+    )
 
 
 def _loads_as_torch_does(optimizer: torch.optim.Optimizer) -> bool:

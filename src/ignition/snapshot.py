@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,11 @@ from ignition.checkpoint import Content
 from ignition.codec import decode, encode, give_back
 from ignition.data import can_shift
 from ignition.errors import CheckpointError, ProcessError
-from ignition.gathered_metrics import metric_of, restore_metrics
+from ignition.gathered_metrics import restore_metrics
 from ignition.lazy_modules import set_sizes
 from ignition.matching import check_data, check_dense, check_model, check_place, checked_optimizers, data_size
-from ignition.modes import is_frozen, set_frozen
+from ignition.model_parts import modules_of, parameters_of, parts_of
+from ignition.modes import set_frozen
 from ignition.optimizer_states import SavedOptimizers, check_optimizer_state, load_optimizer_state
 from ignition.position import Position
 from ignition.process_state import gathered, generators_from, means_from, moved_position, own_part, parts_in
@@ -84,23 +85,13 @@ def capture(
     if shared is None and not is_sharded:
         return None
     theirs, their_tensors = shared or ([], {})
-    model: dict[str, Tensor] = {}
-    optimizers = SavedOptimizers({name: one.state_dict() for name, one in named(trainer.optimizer).items()}, is_sharded)
+    parts = parts_of(trainer.model)
+    check_dense(parts.state)
+    optimizers = SavedOptimizers(named(trainer.optimizer), is_sharded)
     others: dict[str, Tensor] = {**own_tensors, **their_tensors}
-    extra: dict[str, Any] = {}
-    for name, module in named(trainer.model).items():
-        kept = module.state_dict()
-        for key, value in kept.items():
-            if isinstance(value, Tensor):
-                model[key_in(name, key)] = value
-            else:  # what a module gives by get_extra_state
-                extra[key_in(name, key)] = encode(value, others, f"extra.{key_in(name, key)}")
-    check_dense(model)
-    model = {name: value.detach() if value.requires_grad else value for name, value in model.items()}
-    metrics, buffers, parameters, frozen, unset = _parts_of(trainer.model)
-    gradients, unused = training.unused_gradients.of(parameters.items())
+    gradients, unused = training.unused_gradients.of(parts.parameters.items())
     epoch = 0 if training.epoch_is_read else training.position.epoch
-    others |= {f"buffer.{name}": one for name, one in buffers.items() if name not in model}
+    others |= {f"buffer.{name}": one for name, one in parts.buffers.items() if name not in parts.state}
     others |= {f"gradient.{name}": one for name, one in unused.items()}
     state = {
         "position": {name: getattr(training.position, name) for name in Position.__slots__},
@@ -123,20 +114,20 @@ def capture(
             for name, callback in by_class(trainer.callbacks)
         },
         "optimizer_kinds": {name: type(one).__name__ for name, one in named(trainer.optimizer).items()},
-        "extra": extra,
-        "metrics": encode(metrics, others, "metrics"),
-        "trained": {name: parameter.requires_grad for name, parameter in parameters.items()},
+        "extra": {name: encode(value, others, f"extra.{name}") for name, value in parts.extra.items()},
+        "metrics": encode(parts.metrics, others, "metrics"),
+        "trained": {name: parameter.requires_grad for name, parameter in parts.parameters.items()},
         "gradients": gradients,
-        "frozen": frozen,
-        "unset": unset,
+        "frozen": parts.frozen,
+        "unset": parts.unset,
         **mine,
     }
-    files = {"model": model, "optimizer": optimizers.tensors, "state": others}
+    files = {"model": parts.state, "optimizer": optimizers.tensors, "state": others}
     check_dense(others)
-    parts = parts_in(files, copy_tensors) if is_sharded else None
+    shards = parts_in(files, copy_tensors) if is_sharded else None
     if shared is None:  # the first process has the rest
-        return Content({}, {}, parts)
-    content = Content(state, {file: copy_tensors(file, tensors) for file, tensors in files.items()}, parts)
+        return Content({}, {}, shards)
+    content = Content(state, {file: copy_tensors(file, tensors) for file, tensors in files.items()}, shards)
 
     def rest() -> None:
         if "generators" not in state:
@@ -195,7 +186,7 @@ def _checked(training: Training, content: Content, source: str) -> list[tuple[st
     check_model(trainer.model, content, source)
     optimizers = checked_optimizers(trainer.optimizer, content, source)
     saved = content.tensors.get("model", {})
-    to_be = {one: saved[name] for name, one in _parameters(trainer.model) if is_lazy(one) and name in saved}
+    to_be = {one: saved[name] for name, one in parameters_of(trainer.model) if is_lazy(one) and name in saved}
     for name, one in named(trainer.optimizer).items():
         check_optimizer_state(one, optimizers[name], name, source, to_be)
     part = own_part(state, source)
@@ -233,11 +224,11 @@ def _checked(training: Training, content: Content, source: str) -> list[tuple[st
             set_sizes(module)
             load_transient_buffers(module, name, others)
             restore_metrics(module, metrics[name])
-        for name, parameter in _parameters(trainer.model):
+        for name, parameter in parameters_of(trainer.model):
             parameter.requires_grad_(trained[name])
             # In the place of one of a step left half-way.
             parameter.grad = _gradient(parameter, others.get(f"gradient.{name}")) if name in gradients else None
-        for name, module in _modules(trainer.model):
+        for name, module in modules_of(trainer.model):
             set_frozen(module, name in frozen)
 
     def put_training() -> None:
@@ -276,21 +267,16 @@ def _check_names(
     to_be: Mapping[Any, Tensor],
 ) -> None:
     """That what is kept by the names of parts of the models is that of parts which are there, and of their shape."""
-    here, _, parameters, _, _ = _parts_of(models)
-    check_metrics(metrics, here, source)
+    parts = parts_of(models)
+    parameters = parts.parameters
+    check_metrics(metrics, parts.metrics, source)
     check_names(state["trained"], parameters, "trained", source, all_of_them=True)
     check_names(state["gradients"], parameters, "gradients", source)
-    check_names(state["frozen"], [name for name, _ in _modules(models)], "frozen", source)
+    check_names(state["frozen"], [name for name, _ in modules_of(models)], "frozen", source)
     for name in state["gradients"]:
         parameter = parameters[name]
         check_gradient(name, others.get(f"gradient.{name}"), to_be.get(parameter, parameter), source)
-    extra = {
-        key_in(name, key)
-        for name, module in named(models).items()
-        for key, value in module.state_dict().items()
-        if not isinstance(value, Tensor)
-    }
-    check_names(state["extra"], extra, "extra", source, all_of_them=True)
+    check_names(state["extra"], parts.extra, "extra", source, all_of_them=True)
 
 
 def _refill(trainer: Any, name: str, content: Any) -> None:
@@ -308,48 +294,6 @@ def _refill(trainer: Any, name: str, content: Any) -> None:
 def _without_generators(pending: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """A record that is due; the generators from before its evaluation are the checkpoint's own."""
     return None if pending is None else {name: value for name, value in pending.items() if name != "generators"}
-
-
-def _parts_of(
-    models: Any,
-) -> tuple[dict[str, dict[str, Any]], dict[str, Tensor], dict[str, Tensor], list[str], list[str]]:
-    """What metrics in the models have gathered, buffers, parameters, what is frozen, which buffers are None.
-
-    In one way through the modules, since it takes its time, and the training waits.
-    """
-    metrics: dict[str, dict[str, Any]] = {}
-    buffers: dict[str, Tensor] = {}
-    parameters: dict[str, Tensor] = {}
-    frozen: list[str] = []
-    unset: list[str] = []
-    for name, model in named(models).items():
-        gathered = metrics[name] = {}
-        for path, module in model.named_modules():
-            if (metric := metric_of(module)) is not None:
-                gathered[path] = metric
-            if is_frozen(module):
-                frozen.append(key_in(name, path))
-            for leaf, buffer in module._buffers.items():
-                if buffer is None:
-                    unset.append(key_in(name, key_in(path, leaf)))
-                else:
-                    buffers[key_in(name, key_in(path, leaf))] = buffer
-            for leaf, parameter in module._parameters.items():
-                if parameter is not None:
-                    parameters[key_in(name, key_in(path, leaf))] = parameter
-    return metrics, buffers, parameters, frozen, unset
-
-
-def _modules(models: Any) -> Iterator[tuple[str, nn.Module]]:
-    for name, model in named(models).items():
-        for path, module in model.named_modules():
-            yield key_in(name, path), module
-
-
-def _parameters(models: Any) -> Iterator[tuple[str, nn.Parameter]]:
-    for name, model in named(models).items():
-        for path, parameter in model.named_parameters():
-            yield key_in(name, path), parameter
 
 
 def _checked_callbacks(
