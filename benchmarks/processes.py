@@ -133,7 +133,7 @@ class WithIgnition:
 
         train_fn = {"plain": plain, "weighed": weighed, "optimize": optimized}[kind]
         loader = DataLoader(data, batch, shuffle=True)
-        self.trainer = Trainer(model, optimizer, train_fn, loader, device="cpu", seed=0, progress=False)
+        self.trainer = Trainer(model, optimizer, train_fn, loader, device="cpu", progress=False)
         self.other: ByHand | None = None
         self.rounds: list[tuple[float, ...]] = []
         self.trainer.on("step_end")(self.count)
@@ -156,26 +156,29 @@ class WithIgnition:
         self.trainer.fit(steps=rounds * STEPS)
 
 
-def run(kind: str, size: tuple[int, int, int], rounds: int, file: Path) -> None:
-    """In each of the processes."""
+def run(kind: str, size: tuple[int, int, int], rounds: int, file: Path, swapped: bool) -> None:
+    """In each of the processes; `swapped` gives each training the model that the other one has else."""
     torch.set_num_threads(1)
     distributed.start()
     batch, width, depth = size
     model, data = make_model(width, depth), make_data(batch, width, steps=1000)
-    by_hand = ByHand(copy.deepcopy(model), data, batch, kind == "weighed")
-    ours = WithIgnition(model, data, batch, kind)
+    models = [copy.deepcopy(model), model]
+    if swapped:
+        models.reverse()
+    by_hand = ByHand(models[0], data, batch, kind == "weighed")
+    ours = WithIgnition(models[1], data, batch, kind)
     by_hand.train(STEPS)
     ours.train(rounds + 2, by_hand)
     if distributed.is_main():
         file.write_text(json.dumps(ours.rounds[2:]))
 
 
-def launch(kind: str, processes: int, rounds: int, small: bool) -> list[list[float]]:
+def launch(kind: str, processes: int, rounds: int, small: bool, swapped: bool) -> list[list[float]]:
     """The rounds of one training: seconds by hand and of the processor, and the same with Ignition."""
     file = Path(f".processes-{os.getpid()}.json").absolute()
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(launcher if processes > 1 else []), __file__, *(["--small"] if small else [])]
-    command += ["--step", kind, "--rounds", str(rounds), "--file", file]
+    command += ["--step", kind, "--rounds", str(rounds), "--file", file, *(["--swapped"] if swapped else [])]
     try:
         subprocess.run([*map(str, command)], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
         return json.loads(file.read_text())
@@ -214,15 +217,18 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="beside a model that takes next to no time")
     parser.add_argument("--curve", action="store_true", help="on 1, 2 and 4 processes")
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--swapped", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.file is not None:
-        run(arguments.step, SMALL if arguments.small else SIZE, arguments.rounds, arguments.file)
+        size = SMALL if arguments.small else SIZE
+        run(arguments.step, size, arguments.rounds, arguments.file, arguments.swapped)
         return
     rows = []
     for processes in (1, 2, 4) if arguments.curve else (2,):
         rounds: list[list[float]] = []
         for number in range(arguments.launches):
-            rounds += launch(arguments.step, processes, arguments.rounds, arguments.small)
+            # Every other launch with the models exchanged: where in memory a model lies has its own part in the time.
+            rounds += launch(arguments.step, processes, arguments.rounds, arguments.small, swapped=number % 2 == 1)
             if arguments.launches > 1:
                 found = figures_of(rounds[-arguments.rounds :])
                 print(f"  launch {number + 1}: {told(processes, found)}", flush=True)
