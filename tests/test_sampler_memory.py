@@ -444,6 +444,62 @@ def test_a_sampler_that_the_training_changes_inside_an_epoch_goes_on_from_every_
         shutil.rmtree(tmp_path / "again")
 
 
+GIVEN = {
+    "a list": lambda: {"batch_size": 3, "sampler": list(range(22))},
+    "an array": lambda: {"batch_size": 3, "sampler": np.arange(22)},
+    "a tensor": lambda: {"batch_size": 3, "sampler": torch.arange(22)},
+    "batches in a list": lambda: {"batch_sampler": [[place, place + 1] for place in range(0, 22, 2)]},
+    "a batch sampler around a list": lambda: {"batch_sampler": BatchSampler(list(range(22)), 3, False)},
+}
+
+
+def indices_of(loader, name):
+    return loader.batch_sampler if name.startswith("batches") else loader.batch_sampler.sampler
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_indices_in_the_place_of_a_sampler_go_on_as_the_training_has_shuffled_them(name, tmp_path):
+    def made(folder, kill=None):
+        trainer = build(lambda: DataLoader(Data(), **GIVEN[name]()), folder, every=2, kill=kill)
+        indices = indices_of(trainer.train_loader, name)
+
+        def shuffle(trainer):
+            order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(trainer.epoch)).tolist()
+            indices[:] = [indices[place] for place in order] if isinstance(indices, list) else indices[order]
+
+        trainer.on("epoch_end")(shuffle)
+        return trainer
+
+    whole = made(tmp_path / "whole")
+    whole.fit(epochs=3, resume=True)
+    for kill in (10, 6):
+        with pytest.raises(Killed):
+            made(tmp_path / "a", kill).fit(epochs=3, resume=True)
+    again = made(tmp_path / "a")
+    again.fit(epochs=3, resume=True)
+    assert not differences(again, fingerprint(whole))
+
+
+def test_indices_that_are_shuffled_inside_an_epoch_are_named(tmp_path):
+    for kill in (4, None):
+        trainer = build(lambda: DataLoader(Data(), 3, sampler=list(range(22))), tmp_path / "a", kill=kill)
+        indices = indices_of(trainer.train_loader, "a list")
+        trainer.on("step_end")(lambda trainer, indices=indices: indices.reverse())
+        fit_until(trainer, kill)
+
+
+def test_indices_alone_do_not_ask_for_a_seed(tmp_path, recwarn):
+    trainer = build(lambda: DataLoader(Data(), 3, sampler=list(range(22))))
+    trainer.fit(steps=2)
+    trainer.save(tmp_path / "a")
+    again = build(lambda: DataLoader(Data(), 3, sampler=list(range(22))))
+    again.load(tmp_path / "a")
+    again.fit(epochs=1)
+    trainer.fit(epochs=1)
+    assert again.train_loader.dataset.loaded[-16:] == trainer.train_loader.dataset.loaded[6:]
+    assert not recwarn.list
+
+
 def fit_until(trainer, kill):
     """Fits until it is killed; else the run goes on from there, and says that the order is another."""
     if kill:

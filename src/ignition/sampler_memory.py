@@ -42,8 +42,18 @@ _BATCHES = _SMALL | {list, tuple}
 # Items that are not small, batches of indices, and bytes: with more, an attribute holds data.
 _MANY, _MANY_BATCHES, _LARGE = 1000, 10_000, 2**26
 
-# What the training may set of torch's own: all else follows from the seed.
-_OF_TORCH: dict[type, tuple[str, ...]] = {
+
+class _Given:
+    """Indices, or batches of them, in the place of a sampler: the training may shuffle them."""
+
+    def __init__(self, indices: Any) -> None:
+        self.indices = indices
+
+
+# Those that draw nothing but what follows from the seed, and what the training may set of them.
+_SEEDED = (*TORCH_SAMPLERS, _Given)
+_SET: dict[type, tuple[str, ...]] = {
+    _Given: ("indices",),
     WeightedRandomSampler: ("weights", "num_samples", "replacement"),
     SubsetRandomSampler: ("indices",),
     RandomSampler: ("_num_samples", "replacement"),
@@ -56,7 +66,7 @@ _Kept = tuple[Any, dict[str, Tensor]]
 
 def own_samplers(loader: Any) -> dict[str, Any]:
     """The samplers of a DataLoader that are none of torch's own, by the way to them; and itself, if so is its way."""
-    return {path: one for path, one in _remembering(loader).items() if type(one) not in TORCH_SAMPLERS}
+    return {path: one for path, one in _remembering(loader).items() if type(one) not in _SEEDED}
 
 
 def _remembering(loader: Any) -> dict[str, Any]:
@@ -69,6 +79,9 @@ def _remembering(loader: Any) -> dict[str, Any]:
 
 def _samplers_in(path: str, sampler: Any) -> Iterator[tuple[str, Any]]:
     own = getattr(sampler, "__dict__", None)
+    if isinstance(sampler, (list, np.ndarray, Tensor)):
+        yield path, _Given(sampler)
+        return
     if type(sampler) in TORCH_SAMPLERS:
         yield path, sampler
         return
@@ -88,6 +101,10 @@ def _samplers_in(path: str, sampler: Any) -> Iterator[tuple[str, Any]]:
                     yield from _samplers_in(f"{path}.{name}.{key}", one)
 
 
+def _identity(sampler: Any) -> int:
+    return id(sampler.indices if type(sampler) is _Given else sampler)
+
+
 class SamplerMemory:
     """The memory of a loader's samplers: their ``state_dict`` where they have one, else their plain attributes.
 
@@ -102,9 +119,9 @@ class SamplerMemory:
 
     def __init__(self, loader: Any, place: str = "order", other: Any = None) -> None:
         self._place = place
-        others = [id(one) for one in _remembering(other).values()]
-        self._samplers = {path: one for path, one in _remembering(loader).items() if id(one) not in others}
-        self._own = {path: one for path, one in self._samplers.items() if type(one) not in TORCH_SAMPLERS}
+        others = [*map(_identity, _remembering(other).values())]
+        self._samplers = {path: one for path, one in _remembering(loader).items() if _identity(one) not in others}
+        self._own = {path: one for path, one in self._samplers.items() if type(one) not in _SEEDED}
         self._lists: dict[tuple[str, str], tuple[list[Any], _Kept]] = {}
         self.first = self.now()
         self._outlines = {(path, name): _outline(value) for path, name, value in self._unkept(self.first)}
@@ -209,12 +226,13 @@ class SamplerMemory:
         for path, name, value in self._unkept(now):
             if (path, name) not in self._warned and not _is_outline(_outline(value), self._outlines.get((path, name))):
                 self._warned.add((path, name))
+                sampler = self._samplers[path]
+                which = "sampler" if type(sampler) is _Given else type(sampler).__name__
                 warn(
-                    f"the {whose} loader's {type(self._samplers[path]).__name__} has changed {name!r}, which a "
-                    f"checkpoint cannot hold (a {type(value).__name__}): the order after a resume is another if it "
-                    "follows from that. Keep it in numbers, plain containers of at most "
-                    f"{_MANY_BATCHES} lists, tensors or arrays; or give the class state_dict() and "
-                    "load_state_dict(state)"
+                    f"the {whose} loader's {which} has changed {name!r}, which a checkpoint cannot hold (a "
+                    f"{type(value).__name__}): the order after a resume is another if it follows from that. Keep it "
+                    f"in numbers, plain containers of at most {_MANY_BATCHES} lists, tensors or arrays; or give the "
+                    "class state_dict() and load_state_dict(state)"
                 )
 
     def _remembered(self, path: str, sampler: Any) -> Iterator[tuple[str, _Kept]]:
@@ -235,7 +253,7 @@ class SamplerMemory:
         """Whether there is a sampler that can have remembered these values."""
         if path in self._own or path not in self._samplers or not values:
             return path in self._own
-        return set(values) <= set(_OF_TORCH.get(type(self._samplers[path]), ()))
+        return set(values) <= set(_SET.get(type(self._samplers[path]), ()))
 
     def _named(self, path: str) -> str:
         return f"{self._place}.{path}"
@@ -262,8 +280,8 @@ def _renamed(encoded: Any, names: Mapping[str, str]) -> Any:
 
 def _attributes(sampler: Any) -> list[tuple[str, Any]]:
     """The attributes of a sampler, or of a loader; not those that torch gives every loader."""
-    if type(sampler) in TORCH_SAMPLERS:
-        return [(name, getattr(sampler, name)) for name in _OF_TORCH.get(type(sampler), ())]
+    if type(sampler) in _SEEDED:
+        return [(name, getattr(sampler, name)) for name in _SET.get(type(sampler), ())]
     of_torch = _of_every_loader() if isinstance(sampler, DataLoader) else ()
     return [(name, value) for name, value in vars(sampler).items() if name not in of_torch]
 
