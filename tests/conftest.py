@@ -11,6 +11,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before mlflow is imported: no
 
 import random
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 torch.set_num_threads(1)  # sums in one order, and no fight over the cores with the other test processes
+
+# What a shell starts in the background ignores Ctrl-C, which tests send to themselves.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Property tests try the same examples each time, and never fail for a slow machine.
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
