@@ -50,6 +50,7 @@ def test_a_sound_training_passes_every_check():
     assert not skipped(report), report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [None, 3])
 @pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"clip_norm": 1.0}])
 def test_it_passes_with_a_data_loader_and_options_of_the_trainer(seed, options):

@@ -264,6 +264,7 @@ LOADERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", LOADERS.values(), ids=LOADERS.keys())
 @pytest.mark.parametrize("fill", ["none", "borrow", "split"])
 @pytest.mark.parametrize("start", [0, 1, 4, 99])

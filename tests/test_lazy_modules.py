@@ -108,6 +108,7 @@ def resumed(folder, kills=(4, 5), **options):
     return again
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the Trainer's optimizer .* took no step in the first call")
 @pytest.mark.parametrize(
     "options",

@@ -132,6 +132,7 @@ def crafted(state):
             yield f"group {name} {other!r}", changed
 
 
+@pytest.mark.slow
 @kinds
 def test_what_is_missing_or_of_another_shape_is_refused_or_can_be_gone_on_with(kind):
     optimizer, _ = stepped(kind)

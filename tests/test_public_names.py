@@ -303,6 +303,7 @@ def at_length():
     return {name: value for name, value in documented().items() if "\n" in (inspect.getdoc(value) or "")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, value in at_length().items() if callable(value)])
 def test_each_argument_and_each_result_is_described(name):
     found = documented()[name]

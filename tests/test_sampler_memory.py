@@ -631,6 +631,7 @@ class Skipping(Sampler):
         self.next = state["given"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [2, 9, 14])
 def test_a_sampler_that_begins_in_its_middle_by_its_state_dict_is_not_asked_to(kill, tmp_path):
     ends = []
@@ -661,6 +662,7 @@ def test_what_changes_a_sampler_before_the_first_batch_counts(name, event, tmp_p
     assert ends[0] == ends[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("name", ["weights of torch's", "indices of torch's", "a level"])
 def test_a_sampler_is_where_it_was_before_the_next_batch_is_asked_for(name, workers, tmp_path):
@@ -700,6 +702,7 @@ def test_a_save_by_hand_as_an_epoch_begins_holds_what_it_begins_with(name, epoch
     assert not differences(again, fingerprint(whole))
 
 
+@pytest.mark.slow
 def test_a_fit_that_went_on_in_the_same_process_saves_as_before(tmp_path):
     def made(folder, kill=None, at=None):
         more = {"num_workers": 2}
@@ -726,6 +729,7 @@ def test_a_fit_that_went_on_in_the_same_process_saves_as_before(tmp_path):
     let_go(first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["weights of torch's", "a list in place"])
 def test_one_loader_may_serve_training_and_evaluation(name, tmp_path):
     ends = []

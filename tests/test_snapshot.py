@@ -508,6 +508,7 @@ def test_a_content_that_lacks_something_is_refused_and_nothing_is_changed(tmp_pa
     assert everything(trainer) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [*PLACES, "position", "fit", "seed", "seconds", "open"])
 def test_a_crafted_content_is_refused_with_one_kind_of_error_or_none(tmp_path, place):
     saved = trainer_of()

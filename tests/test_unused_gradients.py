@@ -61,6 +61,7 @@ def weights(trainer):
     return [parameter.tolist() for model in trainer.model.values() for parameter in model.parameters()]
 
 
+@pytest.mark.slow
 @pytest.mark.fault("ended between calls that gather gradients by hand", "Equal 1")
 @pytest.mark.filterwarnings("ignore:.*took no step")
 @pytest.mark.parametrize("to_none", [True, False])
