@@ -104,6 +104,7 @@ def shares(make, size, fill, epoch=1, start=0):
     return [[dealing.as_numbers(batch) for batch in shard] for shard in shards]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", ANY_ITERABLE.values(), ids=ANY_ITERABLE.keys())
 @pytest.mark.parametrize("start", [0, 1, 3, 4, 9, 99])
 def test_any_iterable_is_read_from_any_place_by_any_number_of_processes(make, start):

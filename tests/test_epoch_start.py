@@ -64,6 +64,7 @@ def build(loader, seed=None):
     return Trainer(model, optimizer, train_fn, loader, device="cpu", progress=False, seed=seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "steps"),
     [

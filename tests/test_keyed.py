@@ -396,6 +396,7 @@ def shares(loader, size, fill, epoch=2, start=0):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("size", [2, 3, 4])
 @pytest.mark.parametrize("start", [0, 1, 3])

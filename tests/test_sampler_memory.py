@@ -646,6 +646,7 @@ def test_a_sampler_that_begins_in_its_middle_by_its_state_dict_is_not_asked_to(k
     assert ends[0] == ends[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("event", ["train_begin", "epoch_begin"])
 @pytest.mark.parametrize("name", ["weights of torch's", "a level"])
 def test_what_changes_a_sampler_before_the_first_batch_counts(name, event, tmp_path):

@@ -308,6 +308,7 @@ def test_a_training_that_is_put_back_ends_as_the_one_that_went_on(tmp_path, scri
     assert everything(put_back) == saved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 def test_the_same_content_twice_gives_equal_trainings(tmp_path, script):
     first = trainer_of(**script)

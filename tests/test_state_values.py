@@ -221,6 +221,7 @@ def test_more_batches_than_an_epoch_has_are_refused(batch, tmp_path):
 # What is told of the values alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [

@@ -653,6 +653,7 @@ def plain_step(model, x, y, optimizer):
     optimizer.step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["plain", "fit_on_batch", "optimize"])
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize("clip_norm", [0.01, 0.3, 100])
