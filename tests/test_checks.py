@@ -244,7 +244,12 @@ def test_what_is_no_trainer_is_refused(given):
         sanity_checks(given)
 
 
-@pytest.mark.parametrize("checks", [print, [3], ["loss"]])
+def test_own_checks_may_come_from_a_generator():
+    names = [name for name, _, _ in sanity_checks(trainer_of(), (one for one in [lambda trainer: True]))]
+    assert names[11:] == ["<lambda>"]
+
+
+@pytest.mark.parametrize("checks", [print, [3], ["loss"], 5])
 def test_checks_that_are_no_functions_are_refused(checks):
     with pytest.raises(ArgumentError, match="checks= was given"):
         sanity_checks(trainer_of(), checks)

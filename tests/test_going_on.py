@@ -285,6 +285,61 @@ def test_load_has_the_averages_at_once(tmp_path):
     assert set(other.evaluate()) >= {"loss", "ema_loss", "swa_loss"}
 
 
+class Unprepared(Callback):
+    """Has its preparation fail."""
+
+    def prepare(self, trainer: Any) -> None:
+        raise LookupError("no")
+
+
+def test_what_a_callback_raises_as_it_prepares_for_a_load_is_unchanged_and_the_load_undone(tmp_path):
+    trainer = build(SCRIPT, tmp_path / "a")
+    trainer.fit(epochs=1)
+    other = build(SCRIPT, None)
+    before = fingerprint(other)
+    callbacks = other.callbacks
+    other.callbacks = [*callbacks, Unprepared()]
+    with pytest.raises(LookupError, match=r"^no$"):
+        other.load(trainer.callbacks[-1].last_path)
+    other.callbacks = callbacks
+    assert differences(other, before) == []
+    assert other.step == 0
+    assert other.averaged == {}
+    other.load(trainer.callbacks[-1].last_path)
+    assert other.step == trainer.step
+
+
+# What save may replace
+
+
+@pytest.mark.parametrize("there", ["a file", "a folder with something else", "a link to nothing"])
+def test_save_replaces_nothing_but_a_checkpoint(there, tmp_path):
+    place = tmp_path / "precious"
+    if there == "a file":
+        place.write_text("data")
+    elif there == "a folder with something else":
+        (place / "thesis").mkdir(parents=True)
+    else:
+        place.symlink_to(tmp_path / "nowhere")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    trainer = build(Script(), None)
+    with pytest.raises(CheckpointError, match=r"(?s)precious, which is .*to do: give it a folder of its own"):
+        trainer.save(place)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_save_takes_an_empty_folder_and_replaces_a_checkpoint_even_a_damaged_one(tmp_path):
+    trainer = build(Script(), None)
+    (tmp_path / "a").mkdir()
+    trainer.save(tmp_path / "a")
+    (tmp_path / "a" / "state.json").unlink()
+    trainer.fit(epochs=1)
+    trainer.save(tmp_path / "a")
+    other = build(Script(), None)
+    other.load(tmp_path / "a")
+    assert other.step == trainer.step
+
+
 def test_the_average_of_what_was_loaded_goes_on(tmp_path):
     trainer = build(Script(ema=True), tmp_path / "a")
     trainer.fit(epochs=1)

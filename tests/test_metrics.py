@@ -78,6 +78,13 @@ def test_booleans_are_predictions_themselves():
     assert accuracy(probabilities > 0.5, targets.bool()).item() == 0.75
 
 
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 2)])
+def test_booleans_have_no_largest_class(shape):
+    targets = torch.zeros(shape[0], *shape[2:], dtype=torch.long)
+    with pytest.raises(ArgumentError, match=r"(?s)of torch\.bool.*a number for each class.*pass the logits"):
+        accuracy(torch.ones(shape, dtype=torch.bool), targets)
+
+
 def test_a_logit_of_exactly_0_predicts_0():
     assert accuracy(torch.tensor([0.0, 0.0]), torch.tensor([0, 1])).item() == 0.5
 

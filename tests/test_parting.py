@@ -25,6 +25,7 @@ from ignition import (
     sanity_checks,
 )
 from ignition.callbacks import Checkpoint, TerminateOnNaN
+from ignition.errors import ProcessError
 from ignition.parting import check_alike, together
 
 
@@ -357,6 +358,21 @@ def test_whatever_one_process_does_the_other_ends_and_says_why(tmp_path):
 
 
 # In one process
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("[gloo/transport/tcp] Timed out waiting 1800000ms for recv operation", "another process did not come"),
+        ("[gloo/transport/tcp] Connection closed by peer", "another process has died"),
+    ],
+)
+def test_one_that_is_late_is_not_taken_for_one_that_died(said, told, monkeypatch):
+    monkeypatch.setattr("ignition.parting._SECONDS_FOR_A_WORD", 0.0)
+    monkeypatch.setattr("ignition.parting._tell", lambda error: None)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    with pytest.raises(ProcessError, match=f"^{told}"), together():
+        raise RuntimeError(said)
 
 
 def test_in_one_process_an_error_comes_out_as_it_is():

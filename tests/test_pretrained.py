@@ -70,6 +70,15 @@ def test_what_save_model_wrote_of_several_models_is_loaded(tmp_path, ending):
     assert all(equal(models[name], others[name]) for name in models)
 
 
+def test_a_lazy_model_is_to_see_a_batch_first_and_stays_as_it_is(tmp_path):
+    file = write(nn.Linear(4, 3), tmp_path / "a.pt")
+    model = nn.LazyLinear(3)
+    with pytest.raises(ArgumentError, match=r"(?s)'weight' has no shape yet.*to do: call it once before"):
+        load_weights(model, file)
+    model(torch.zeros(2, 4))
+    assert str(load_weights(model, file)) == "2 loaded"
+
+
 def test_the_folder_of_a_checkpoint_is_loaded(tmp_path):
     source, target = net(), net()
     trainer = Trainer(source, None, lambda model, x: None, [torch.zeros(1)], progress=False)

@@ -40,6 +40,7 @@ __all__ = [
     "abandon",
     "begin",
     "broken",
+    "check_replaceable",
     "checksums_of",
     "finish",
     "folder_of",
@@ -114,6 +115,28 @@ def write(path: Path, content: Content) -> None:
                 "  to do: make room on the disk, or mend the folder, and save again"
             )
         raise
+
+
+def check_replaceable(path: Path) -> None:
+    """Looks whether a checkpoint may take the place of what is there: a slip in a path must cost nobody a folder.
+
+    Raises:
+        CheckpointError: If it is a file, or a folder that has something in it and nothing of a checkpoint.
+    """
+    if path.is_dir():
+        there = {one.name for one in path.iterdir()}
+        if not there or _STATE in there or any(name.endswith(".safetensors") for name in there):
+            return
+        what = f"a folder of {len(there)} other things, such as {min(there)!r}"
+    elif path.is_symlink() or path.exists():
+        what = "no folder"
+    else:
+        return
+    raise CheckpointError(
+        f"a checkpoint was to be saved as {path}, which is {what}",
+        expected="a new or an empty folder, or a checkpoint, which is replaced",
+        fix=f"give it a folder of its own, such as {path / 'step-100' if path.is_dir() else f'{path}-100'}",
+    )
 
 
 def begin(path: Path) -> Path:

@@ -97,8 +97,8 @@ def to_be_removed(paths: list[Path], keep: int, others: Iterable[Path | None]) -
 
     Args:
         paths: All of them, oldest first.
-        keep: How many of the newest are kept. Each fit's end is besides; one that is there twice, since the number of
-            epochs was raised after it, is the newer one alone.
+        keep: How many of the newest are kept. The end of an earlier fit is besides; one that is there twice, since the
+            number of epochs was raised after it, is the newer one alone.
         others: What else is kept.
     """
     ends = {place_in(path)[0]: path for path in paths if is_end(path)}

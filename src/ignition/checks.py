@@ -46,8 +46,8 @@ def sanity_checks(trainer: Trainer[Any], checks: Iterable[Callable[[Any], Any]] 
 
     Checked is whether
 
-    - inputs are in range: finite, not all zero, no larger than 100
-    - outputs are in range: finite, no larger than 10,000
+    - inputs are in range: finite, not all zero, no larger than 100, in the first 8 batches of each loader
+    - outputs are in range: finite, no larger than 10,000, in one batch
     - the first loss is that of guessing, near ln(classes), for a classifier that has not been trained
     - trainable parameters change, each of them within 10 steps
     - frozen parameters stay, and so do the buffers of what `freeze` froze
@@ -127,13 +127,14 @@ def _checked(trainer: Any, checks: Any) -> list[tuple[str, Callable[[Material], 
         raise ArgumentError(
             f"sanity_checks was given {type(trainer).__name__}", "a Trainer", "pass it: sanity_checks(trainer)"
         )
-    if callable(checks) or not all(callable(check) for check in checks):
+    own = list(checks) if isinstance(checks, Iterable) else None  # a generator can be read once
+    if own is None or not all(callable(check) for check in own):
         raise ArgumentError(
-            "checks= was given " + ("a function" if callable(checks) else "what is no function"),
+            "checks= was given " + ("what is no function" if own is not None else type(checks).__name__),
             expected="a list of functions of the trainer",
             fix="write sanity_checks(trainer, checks=[my_check])",
         )
-    return [(getattr(check, "__name__", repr(check)), _own(check)) for check in checks]
+    return [(getattr(check, "__name__", repr(check)), _own(check)) for check in own]
 
 
 def _own(check: Callable[[Any], Any]) -> Callable[[Material], str]:

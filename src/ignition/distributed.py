@@ -79,8 +79,7 @@ def barrier() -> None:
     """Waits here until every process has come here.
 
     Raises:
-        ProcessError: If another process has failed or is gone.
-        RuntimeError: torch's own, if none comes for long (by default 30 minutes).
+        ProcessError: If another process has failed, is gone, or does not come within 30 minutes.
     """
     start()
     if world_size() > 1:
@@ -92,13 +91,13 @@ def barrier() -> None:
 def main_first() -> Iterator[None]:
     """Runs the ``with`` block in the first process, and then in the others: for what is to be downloaded once.
 
-    An error in it ends all processes, as one in a fit does.
+    The others wait 30 minutes at most. An error in it ends all processes, as one in a fit does.
 
     Returns:
         A context, in which nothing is given.
 
     Raises:
-        ProcessError, RuntimeError: As `barrier` does.
+        ProcessError: As `barrier` does.
 
     Example:
         >>> with main_first():

@@ -45,7 +45,7 @@ def evaluate(
         loader: Any iterable of batches. A tuple or list is unpacked, anything else passed whole.
         batch_axis: The axis of a batch's first tensor along which its samples lie: its size is the batch's weight.
         max_steps: Stop after that many batches, 1 or more; None for all.
-        hyper: Hyperparameters; the function receives those that it names.
+        hyper: Hyperparameters; the function receives those that it names, all of them where it has ``**kwargs``.
         device: Where the batches are moved; by default to where the model is.
         progress: Whether to show a bar, in a terminal or a notebook.
 
@@ -56,7 +56,8 @@ def evaluate(
         ArgumentError: If an argument has the wrong type, value or place.
         BatchError: If the loader gives no batch, or a batch has not the batch axis.
         FunctionError: If the function cannot take a batch of this loader.
-        HyperparameterError: If a name in `hyper` is taken, or that of a parameter that the batch fills.
+        HyperparameterError: If a hyperparameter that the function receives has a name that is taken, or that of a
+            parameter that the batch fills.
         MetricError: If the function returns what is no metric.
         ProcessError: If other processes do something else, have failed, or are gone.
 
@@ -105,10 +106,10 @@ def predict(
 
     Args:
         model: An ``nn.Module``, or a list, tuple or dict of them. It is in evaluation mode meanwhile.
-        pred_fn: ``pred_fn(model, *items)``: receives as many of a batch's items as it has positional parameters
-            without a default, so that `predict_on_batch` takes a loader with labels. It returns a tensor
-            ``(batch, ...)``, or any nesting of such tensors in tuples, lists and dicts. It may change an
-            earlier output, or write into its memory, if it does so within its first 16 batches.
+        pred_fn: ``pred_fn(model, *items)``: receives as many of a batch's items as it has positional parameters without
+            a default (all for ``*items``), so that `predict_on_batch` takes a loader with labels. It returns a tensor
+            ``(batch, ...)``, or any nesting of such tensors in tuples, lists and dicts. It may change an earlier
+            output, or write into its memory, if it does so within its first 16 batches.
         loader: Any iterable of batches.
         batch_axis: The axis along which the outputs are joined.
         max_steps: Stop after that many batches, 1 or more; None for all.

@@ -15,6 +15,7 @@ from ignition.callbacks.base import Callback
 from ignition.callbacks.checkpointing import Checkpoint
 from ignition.callbacks.schedules import bind_schedules
 from ignition.captured import warn_of_captured
+from ignition.checkpoint import check_replaceable
 from ignition.codec import encode
 from ignition.data import batch_weight, items_of, iterate, sure_length
 from ignition.errors import ArgumentError, CheckpointError, warn
@@ -139,6 +140,7 @@ def _fit(
 def save(training: Training, path: str | os.PathLike[str]) -> None:
     """Writes a checkpoint by hand: `Trainer.save`."""
     check_alike("save")
+    check_replaceable(Path(path))
     if not training.epoch_is_read:
         training.epoch_start.warn_if_lost(training.trainer.train_loader)
     unfinished = _unfinished(training) if training.is_fitting else None
@@ -162,11 +164,14 @@ def load(trainer: Trainer[Any], path: str | os.PathLike[str]) -> None:
     check_idle(training.is_fitting, "load")
     check_alike("load")
     number = training.fit["number"]
-    apply(training, read(Path(path)), str(path))
-    # The next one is another fit, with a number that this script has not had.
-    training.fit |= {"number": max(number, training.fit["number"]), "ended": True}
-    for callback in trainer.callbacks:  # the averages that it keeps are there at once
-        callback.prepare(trainer)
+
+    def begin_anew() -> None:
+        # The next one is another fit, with a number that this script has not had.
+        training.fit |= {"number": max(number, training.fit["number"]), "ended": True}
+        for callback in trainer.callbacks:  # the averages that it keeps are there at once
+            callback.prepare(trainer)
+
+    apply(training, read(Path(path)), str(path), then=begin_anew)
 
 
 def _unfinished(training: Training) -> str | None:

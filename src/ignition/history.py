@@ -195,7 +195,7 @@ class History:
             epoch_ended: Whether this record is the one at its epoch's end.
 
         Raises:
-            ArgumentError: No dict, no scalar as a value, no epoch or step, or a step that is not beyond the last one's.
+            ArgumentError: No dict, no scalar as a value, no epoch or step, or a step or epoch before the last one's.
         """
         if not isinstance(record, Mapping):
             raise ArgumentError(f"a record is a {type(record).__name__}", "a dict of values by column", _RECORD)

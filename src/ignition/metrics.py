@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ignition.errors import ArgumentError
@@ -24,8 +25,8 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     - multi-label: outputs ``(batch, labels, ...)`` of logits, targets of the same shape of 0 and 1; a sample is
       right where all of its labels are (exact match, as scikit-learn's ``accuracy_score`` has it).
 
-    Outputs that are integers or booleans are taken as predictions themselves; for probabilities pass
-    ``probabilities > 0.5``.
+    In the binary and multi-label kinds outputs that are integers or booleans are taken as predictions themselves; for
+    probabilities pass ``probabilities > 0.5``.
 
     Args:
         outputs: Logits or predictions, see above.
@@ -35,7 +36,8 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
         A 0-d float tensor from 0 to 1; NaN for an empty batch.
 
     Raises:
-        ArgumentError: If one is no tensor, targets are floating-point, or the shapes fit none of the kinds.
+        ArgumentError: If one is no tensor, targets are floating-point, the shapes fit none of the kinds, or outputs of
+            several classes are booleans.
 
     Example:
         >>> import torch
@@ -55,7 +57,16 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     shape, wanted = outputs.shape, targets.shape
     usual = len(shape) == 2 and len(wanted) == 1 and shape[0] == wanted[0]  # quicker than what holds for all shapes
     if usual or (len(shape) == len(wanted) + 1 and shape[:1] + shape[2:] == wanted):
-        predictions = _predictions(outputs.squeeze(1)) if shape[1] == 1 else outputs.argmax(dim=1)
+        if shape[1] == 1:
+            predictions = _predictions(outputs.squeeze(1))
+        elif outputs.dtype is torch.bool:
+            raise ArgumentError(
+                f"accuracy was given outputs {tuple(shape)} of torch.bool and targets {tuple(wanted)}",
+                expected="a number for each class, of which the largest is the prediction",
+                fix="pass the logits; or, for several labels a sample, targets of the shape of the outputs",
+            )
+        else:
+            predictions = outputs.argmax(dim=1)
         return (predictions == targets).float().mean()
     if shape and wanted == (*shape, 1):
         targets = targets.squeeze(-1)
@@ -82,7 +93,8 @@ def topk_accuracy(outputs: Tensor, targets: Tensor, ks: Sequence[int] = (1, 5)) 
         ks: The k's, each from 1 to the number of classes.
 
     Returns:
-        ``{"top1": ..., "top5": ...}``: 0-d float tensors from 0 to 1, ready to be returned as metrics.
+        ``{"top1": ..., "top5": ...}``: 0-d float tensors from 0 to 1, ready to be returned as metrics; NaN for an empty
+        batch.
 
     Raises:
         ArgumentError: If one is no tensor, a shape does not fit, targets are floating-point, or a k is out of range.

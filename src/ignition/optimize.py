@@ -52,6 +52,9 @@ def optimize(
             or no scalar.
         OptimizerError: In a window of several batches, if it is called twice for one optimizer and batch, or for two
             optimizers of the same parameters. If the Trainer does not have the optimizer, and something depends on it.
+            If, with many processes, the loss goes around the model that the function received, or first gradients
+            differ.
+        ProcessError: If the processes do not take the same steps.
 
     Example:
         >>> layer = torch.nn.Linear(2, 1)

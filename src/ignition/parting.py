@@ -26,6 +26,7 @@ _KEY = "ignition/failed"
 _SECONDS_FOR_A_WORD = 3.0
 _SECONDS_FOR_THE_SAME = 2.0
 _GONE = "another process has died, or has left the script without an error"
+_LATE = "another process did not come, and this one has waited for it as long as it may"
 _EXPECTED = "the same calls in every process, in the same order"
 _FIX = "look for a call that only some processes make, such as one under if is_main()"
 
@@ -192,7 +193,9 @@ def _first_failure(error: BaseException) -> str | None:
             if time.monotonic() >= until:
                 break
             time.sleep(0.05)
-    return _GONE if broken else None
+    if not broken:
+        return None
+    return _LATE if "timed out" in str(error).lower() else _GONE
 
 
 def _word() -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from ignition import sharded_checkpoint
 from ignition.arguments import check_model
@@ -52,10 +53,10 @@ def load_weights(model: Any, path: str | os.PathLike[str], strict: bool = True) 
         strict: Whether every name and shape must fit. Otherwise, as for fine-tuning, what fits is loaded.
 
     Returns:
-        What was loaded and what was not; print it to see both.
+        What was loaded, in the model's own types, and what was not; print it to see both.
 
     Raises:
-        ArgumentError: If `model` is no model, or the path ends in something else.
+        ArgumentError: If `model` is no model or is lazy still, or the path ends in something else.
         CheckpointError: If the file is not there or cannot be read, or does not fit and `strict` is true. Nothing is
             loaded then.
         TypeError: If `path` is no path.
@@ -76,6 +77,13 @@ def load_weights(model: Any, path: str | os.PathLike[str], strict: bool = True) 
         for key, value in module.state_dict().items()
         if isinstance(value, Tensor)
     }
+    lazy = next((name for name, value in here.items() if is_lazy(value)), None)
+    if lazy is not None:
+        raise ArgumentError(
+            f"load_weights was given a model whose {lazy!r} has no shape yet",
+            expected="a model whose lazy modules have seen a batch",
+            fix="call it once before: model(x)",
+        )
     fits = [name for name in here if name in saved and saved[name].shape == here[name].shape]
     report = LoadedWeights(
         fits,

@@ -246,7 +246,7 @@ def plot_label_counts(data: Any, *, labels: Sequence[str] | None = None, ax: Axe
         The matplotlib ``Axes``.
 
     Raises:
-        ArgumentError: As `label_counts` does, or if there are fewer labels than classes.
+        ArgumentError: As `label_counts` does, or if there are fewer labels than classes, or `ax` is no ``Axes``.
         IgnitionError: matplotlib is not installed.
     """
     counts = label_counts(data)

@@ -141,7 +141,7 @@ def capture(
     return content
 
 
-def apply(training: Training, content: Content, source: str) -> None:
+def apply(training: Training, content: Content, source: str, then: Callable[[], object] | None = None) -> None:
     """Puts a training where a checkpoint was taken: all of it, or nothing where that cannot be done.
 
     Everything is checked before anything is changed; what shows only as it is changed has all of it put back.
@@ -150,26 +150,32 @@ def apply(training: Training, content: Content, source: str) -> None:
         training: Made by the same script.
         content: What `ignition.checkpoint.read` returned; it is not changed, and may be used again.
         source: Where it came from, for messages.
+        then: What is to be done with it in place; what that raises is unchanged, and undone too.
 
     Raises:
         CheckpointError: If it is a checkpoint of another model, optimizer or data set, or has something in it that no
             training has.
     """
-    doing = ""
+    doing, is_in = "", False
     try:
         put_in = _checked(training, content, source)
         with all_or_nothing(training):
             for place, put in put_in:
                 doing = place
                 put()
+            if then is not None:
+                is_in = True
+                then()
     except CheckpointError as error:
         found, expected, fix = error.args
-        if source in found:
+        if is_in or source in found:
             raise
         raise CheckpointError(f"in the checkpoint {source} {found}", expected, fix) from error
     except (ProcessError, Warning, OSError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
+        if is_in:
+            raise
         raise CheckpointError(
             f"the checkpoint {source} lacks something that belongs into it, or has it in another form"
             f"{doing and f', as showed in {doing}'} ({error!r})",

@@ -33,10 +33,11 @@ def crossentropy_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         outputs: Logits ``(batch, classes, ...)``.
-        targets: Class numbers ``(batch, ...)``, or class probabilities of the shape of `outputs`.
+        targets: Class numbers ``(batch, ...)``, of which -100 stands for "leave this one out" (torch's `ignore_index`);
+            or class probabilities of the shape of `outputs`.
 
     Returns:
-        A 0-d tensor, in nats; NaN for an empty batch.
+        A 0-d tensor, in nats; NaN where nothing is left, as for an empty batch.
 
     Raises:
         RuntimeError, ValueError, IndexError: torch's own, where shapes or types do not fit or a class is out of range.
@@ -65,7 +66,7 @@ def fit_on_batch(
         loss_fn: ``loss_fn(outputs, y)``, a scalar: the mean over the batch.
         optimizer: The optimizer of the model's parameters.
         metrics: Names among "loss", "acc" (`accuracy`), "top5" (`topk_accuracy`), "mse", "mae"; or a mapping from
-            names to ``function(outputs, y)``, besides which the loss is returned too.
+            names to ``function(outputs, y)``, besides which the loss is returned too, unless one of them is "loss".
 
     Returns:
         The metrics by name, of the outputs before the step: 0-d tensors without a graph, and what the functions of a

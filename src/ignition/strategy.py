@@ -71,11 +71,13 @@ class FSDP:
             ``torch.distributed.fsdp.MixedPrecisionPolicy``. The parameters that the optimizer steps keep their type.
         reshard_after_forward: Whether gathered parameters are freed between forward and backward: less memory, more
             communication.
-        methods: Names of further methods of the model that compute with its parameters.
+        methods: A tuple of the names of further methods of the model that compute with its parameters.
         sync_batch_norm: As in `DDP`.
 
     Raises:
-        ArgumentError: If an option is none of these.
+        ArgumentError: If an option is none of these. At the first fit, if the model or its optimizer cannot be split
+            (LBFGS, Adafactor, fused ones but Adam and AdamW; parameters that are 0-d, sparse, lazy or shared by two
+            models), if it is split already, or if `wrap` finds no module.
 
     Source: Zhao et al. 2023, PyTorch FSDP, arXiv:2304.11277.
 

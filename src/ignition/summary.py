@@ -73,8 +73,9 @@ def summary(model: Any, input: Any = None, *, input_size: Any = None, depth: int
 
     Raises:
         ArgumentError: If `model` is no module, both inputs are given, they do not belong to the models, `depth` is no
-            integer of 1 or more, or torchinfo is missing.
-        RuntimeError: From torchinfo, if the model cannot be called with the input.
+            integer of 1 or more, a model is lazy still, or torchinfo is missing.
+        RuntimeError, TypeError, ValueError: From torchinfo, if the model cannot be called with the input, or
+            `input_size` is no shape.
 
     Example:
         >>> import torch

@@ -19,7 +19,8 @@ class TensorLoader:
     """Yields batches ``(tensor[indices], ...)`` of tensors that are in memory already.
 
     What a DataLoader over a TensorDataset yields, without taking single samples and putting them together again:
-    a slice of each tensor, or with `shuffle` one index operation on each.
+    a slice of each tensor, or with `shuffle` one index operation on each. A slice shares its memory with the tensor: a
+    function that changes its batch in place changes the data, unless there is `shuffle`.
 
     The order is drawn on the CPU, so it is the same for the same seed wherever the tensors are: without a seed of
     the Trainer from torch's global generator, anew for each epoch.

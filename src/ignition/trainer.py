@@ -40,8 +40,8 @@ class Trainer(Generic[Model]):
         train_fn: ``train_fn(model, *batch, **hyper)``: trains on one batch, and returns metrics: a dict of numbers,
             0-d tensors, ``(value, weight)`` pairs or metric objects; or the loss alone; or None.
         train_loader: Any iterable of batches. A tuple or list is unpacked into the function's arguments.
-        eval_fn: ``eval_fn(model, *batch)``: measures one batch, and returns metrics. It receives those
-            hyperparameters that it names.
+        eval_fn: ``eval_fn(model, *batch)``: measures one batch, and returns metrics. It receives the
+            hyperparameters that it names; all of them where it has ``**kwargs``.
         test_loader: Any iterable of batches that can be read again and again.
         batch_axis: The axis along which the samples of a batch lie in its first tensor: its size is what a batch
             weighs in the means.
@@ -55,9 +55,9 @@ class Trainer(Generic[Model]):
             is too; ``"fsdp"``; or one of them with options, `DDP` or `FSDP`. In one process it changes nothing.
         compile: Whether the functions receive the model compiled by ``torch.compile``, or its options. `model` itself,
             and so all that is saved of it, stays plain. ``"step"``: on CUDA, calls of `train_fn` are captured as graphs
-            and replayed. What Python does in it (prints, counts, appends) then happens at the capture only, and float
-            hyperparameters are 0-d tensors. What cannot be captured (without CUDA, with many processes, `accumulate` or
-            fp16, what writes to something outside itself or waits for the GPU) is warned of and runs eagerly.
+            and replayed: what Python does in it (prints, counts) happens at the capture only, and floats of `hyper` are
+            0-d tensors. What cannot be captured (no CUDA, many processes, `accumulate`, fp16, what writes outside
+            itself or waits for the GPU) is warned of and runs eagerly.
         seed: An integer from 0 to 2**63 - 1. It seeds all generators at the first fit, and the order of the data and
             the randomness of each batch follow from it, whatever the number of workers. None leaves everything to the
             user; one process then shuffles otherwise than many do, unless there is a `Checkpoint`.
@@ -67,11 +67,12 @@ class Trainer(Generic[Model]):
         state: What the functions carry from batch to batch.
         history: The records, a `History`.
         device: Where model and batches are.
+        seed: The one given, or the one that was taken for a `Checkpoint` or for many processes; else None.
         stop_reason: Why the last fit was stopped before its end, or None.
         exception: What ended the last fit, or None. It keeps the tensors of the failed step until the next fit.
 
     Raises:
-        ArgumentError: If an argument, or what is set in the place of one, has the wrong type, value or place.
+        ArgumentError: If an argument, or what is set later, has the wrong type, value or place.
         HyperparameterError: If `hyper` is set with a name that is taken, or that no parameter can have.
         CheckpointError, ProcessError: If `train_loader` is set in a fit with a `Checkpoint`; if processes do not meet.
 
@@ -168,7 +169,7 @@ class Trainer(Generic[Model]):
         return self.training.position.step - self.training.position.skipped
 
     def updated(self, optimizer: Any = None) -> bool:
-        """Whether an optimizer, by default any, really stepped last; known where a callback ``needs_updates``."""
+        """Whether an optimizer, by default any, really stepped last; False unless a callback ``needs_updates``."""
         window = self.training.window
         return window is not None and any(optimizer is None or one is optimizer for one in window.updated)
 
@@ -183,12 +184,12 @@ class Trainer(Generic[Model]):
 
     @property
     def batch_metrics(self) -> dict[str, Any]:
-        """What the train function returned last: floats, metric objects, detached tensors if on an accelerator."""
+        """What was returned last (of pairs the value, none of weight 0): floats, objects, tensors on accelerators."""
         return self.training.means.last
 
     @property
     def hyper(self) -> dict[str, Any]:
-        """The hyperparameters: `train_fn` receives all of them by name, `eval_fn` those that it names."""
+        """The hyperparameters: `train_fn` receives all by name, `eval_fn` those that it names (``**kwargs``: all)."""
         return self._hyper
 
     @hyper.setter
@@ -203,7 +204,7 @@ class Trainer(Generic[Model]):
         return self._callbacks
 
     @callbacks.setter
-    def callbacks(self, callbacks: Iterable[Callback]) -> None:
+    def callbacks(self, callbacks: list[Callback] | tuple[Callback, ...]) -> None:
         self._callbacks = check_callbacks(callbacks)
 
     @property
@@ -238,7 +239,7 @@ class Trainer(Generic[Model]):
         self._optimizer = optimizer
 
     def on(self, event: str) -> Callable[[F], F]:
-        """A decorator that has a plain function called at an event: ``function(trainer)``.
+        """A decorator that has a plain function called at an event, in all later fits: ``function(trainer)``.
 
         Args:
             event: ``"train_begin"``, ``"train_end"``, ``"epoch_begin"``, ``"epoch_end"``, ``"batch_begin"``,
@@ -275,7 +276,7 @@ class Trainer(Generic[Model]):
 
         Raises:
             ArgumentError: If neither `epochs` nor `steps` is given, one of the numbers is no positive integer, a fit is
-                running, or the callbacks do not fit the Trainer or one another.
+                running, the callbacks do not fit the Trainer or one another, or a strategy cannot take the model.
             HyperparameterError: If a hyperparameter does not fit `train_fn`, or its name is taken.
             FunctionError: If a function cannot take what the batch and the hyperparameters give.
             BatchError: If a loader gives no batch, or a batch has not the batch axis.
@@ -287,8 +288,7 @@ class Trainer(Generic[Model]):
             NotFiniteError, ProcessError: From `TerminateOnNaN`; if other processes train otherwise or are gone.
             CheckpointError: With a `Checkpoint`: if its folder is in use or holds another training, one could not be
                 written, or it cannot put back `train_loader` or hold what is in ``trainer.state``.
-            OSError: If a callback cannot write its file.
-            Exception: What the functions, the loaders and the callbacks raise themselves, unchanged.
+            Exception: What functions, loaders and callbacks raise (OSError, if a file cannot be written), unchanged.
         """
         fitting.fit(self, self._functions, epochs, steps, eval_every, max_eval_steps, resume)
         return self.history
@@ -297,10 +297,10 @@ class Trainer(Generic[Model]):
         """Writes a checkpoint as `ignition.callbacks.Checkpoint` does, to a folder of its own; all processes call it.
 
         Args:
-            path: The folder; one that is there is replaced by the whole new one. In the middle of a step this warns.
+            path: The folder; a checkpoint there is replaced. It warns where going on from it is not exact: in a step.
 
         Raises:
-            CheckpointError: If models, callbacks, `hyper` or ``trainer.state`` have what a checkpoint cannot hold.
+            CheckpointError: If what is to be saved fits into none, or `path` is a file or a folder of something else.
             OSError, TypeError: If it cannot be written, or `path` is no path; what was there stays.
             ProcessError: If other processes do something else.
         """
@@ -317,6 +317,7 @@ class Trainer(Generic[Model]):
         Raises:
             ArgumentError, ProcessError, TypeError: If a fit is running, other processes do not load, `path` is no path.
             CheckpointError: If it is broken or not there, or that of another model, optimizer or data set.
+            Exception: What ``callback.prepare`` raises.
         """
         fitting.load(self, path)
 
@@ -329,7 +330,7 @@ class Trainer(Generic[Model]):
         Callbacks do not run. The rates grow by one factor (Smith 2015, arXiv:1506.01186); see `ignition.lr_finder`.
 
         Args:
-            start_lr: The first learning rate, above 0, of the first parameter group; the others keep their ratios.
+            start_lr: The first learning rate, above 0, of the first group that has one; others keep their ratios to it.
             end_lr: The last one, above `start_lr`, unless the loss diverges before.
             steps: How many steps to take at most, 2 or more; the train loader begins again where it ends.
             metric: Which of the metrics of `train_fn` is the loss.
@@ -340,17 +341,17 @@ class Trainer(Generic[Model]):
             The curve, with its ``suggestion`` and ``plot()``.
 
         Raises:
-            ArgumentError: If an argument is out of range, a fit is running, or the loader can be read only once.
+            ArgumentError: If an argument is out of range, a fit runs, a loader is read once only, or no rate is there.
             BatchError, FunctionError, HyperparameterError, OptimizerError, ProcessError: As `fit` does.
             MetricError: If `train_fn` does not return `metric`.
         """
         return finding.find_lr(self, start_lr, end_lr, steps, metric, optimizer, smoothing)
 
     def stop(self, reason: str) -> None:
-        """Ends the running fit after the current step, with its place in the loader kept.
+        """Ends the running fit after the current step, with its place kept; many processes within about a second.
 
         Args:
-            reason: Why, for people; it is printed and kept in ``trainer.stop_reason``.
+            reason: Why, for people; it is kept in ``trainer.stop_reason``, and printed unless ``progress=False``.
         """
         self.training.stop(reason)
 
@@ -365,13 +366,12 @@ class Trainer(Generic[Model]):
             The weighted mean of each metric; those of averaged models as ``ema_...``.
 
         Raises:
-            ArgumentError: If the Trainer has no `eval_fn`, there is no loader, or `max_steps` is no positive integer.
+            ArgumentError: If there is no `eval_fn`, or no loader of batches, or `max_steps` is no positive integer.
             BatchError, FunctionError, HyperparameterError, MetricError, ProcessError: As `fit` does.
         """
-        training = self.training
         loader = self.test_loader if loader is None else loader
-        arguments.check_measurable(training.eval_signature, loader, max_steps)
-        return loop.measure(training, loader, max_steps)
+        arguments.check_measurable(self.training.eval_signature, loader, max_steps)
+        return loop.measure(self.training, loader, max_steps)
 
     def predict(self, pred_fn: PredictFn, loader: Iterable[Any]) -> Any:
         """What the model predicts, in evaluation mode and the order in which the loader gives the data.
@@ -382,11 +382,11 @@ class Trainer(Generic[Model]):
 
         Returns:
             The outputs for all samples, nested as the function returned them, joined along `batch_axis`: detached
-            tensors ``(samples, ...)`` on the CPU.
+            tensors on the CPU, ``(samples, ...)`` where that axis is 0.
 
         Raises:
             ArgumentError: If an argument has the wrong type or place.
-            BatchError, ProcessError: As `evaluate` does; also if it is a stream, with many processes.
+            BatchError, ProcessError: As `ignition.predict` does.
             FunctionError: If the function cannot take a batch of this loader, or returns what cannot be joined.
         """
         signature = self._read(pred_fn, "pred_fn", "trainer.predict(pred_fn, loader)")

@@ -48,7 +48,7 @@ class EMA(Callback):
             average before.
 
     Raises:
-        ArgumentError: If one of them is out of range.
+        ArgumentError: If one of them is out of range; at the fit's start if a parameter has no values yet.
 
     Example:
         >>> EMA(0.999)
@@ -127,8 +127,8 @@ class SWA(Callback):
         forward: ``forward(model, *batch)``: runs the model on a batch, for batch norm's statistics.
 
     Raises:
-        ArgumentError: If one of them is out of range; at the fit's start if there is batch norm, and the training data
-            can be read only once, or nothing tells how several models are called.
+        ArgumentError: If one of them is out of range; at the fit's start if a parameter has no values yet, or if there
+            is batch norm, and the training data can be read only once or nothing tells how several models are called.
 
     Example:
         >>> SWA(start=75)

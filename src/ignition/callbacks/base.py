@@ -53,13 +53,13 @@ class Callback:
     """Whether it asks `Trainer.updated` which optimizers really took a step; the Trainer then watches them."""
 
     def prepare(self, trainer: Trainer[Any]) -> None:
-        """Once a fit, before the model is wrapped or compiled: for what must see the user's own model."""
+        """Before the model is wrapped or compiled, for what must see the user's: once a fit, and in `Trainer.load`."""
 
     def on_train_begin(self, trainer: Trainer[Any]) -> None:
-        """Once at the start of a fit."""
+        """Once at the start of a fit; not of one whose checks fail, or which is passed over as finished."""
 
     def on_train_end(self, trainer: Trainer[Any]) -> None:
-        """Once at the end of a fit, in every case, after `on_exception` when something was raised."""
+        """Once at the end of a fit that has begun, in every case, after `on_exception` when something was raised."""
 
     def on_epoch_begin(self, trainer: Trainer[Any]) -> None:
         """Before the first batch of an epoch; not again when a fit goes on inside an epoch."""

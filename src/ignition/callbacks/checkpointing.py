@@ -41,9 +41,9 @@ class Checkpoint(Callback):
     The training waits for a copy in memory only; a thread writes it, flushes it and gives it its name, one at a time.
     What goes wrong there is raised at the next step. While a fit runs, no other training may write to the folder.
 
-    SIGTERM, SIGUSR1 and SIGINT (Ctrl-C) end the fit after the current step (an evaluation is left at once), with a
-    checkpoint; ``on_train_end`` comes as always, and the process exits with 128 and the signal's number, or
-    KeyboardInterrupt is raised. A second signal ends it at once.
+    SIGTERM, SIGUSR1 and SIGINT (Ctrl-C) end the fit after the current step (many processes at one step, within about a
+    second; an evaluation is left at once), with a checkpoint; ``on_train_end`` comes as always, and the process exits
+    with 128 and the signal's number, or KeyboardInterrupt is raised. A second signal ends it at once.
 
     With it a Trainer without ``seed=`` takes ``torch.initial_seed()`` for one: the order of the data and the
     randomness of each batch follow from it, and the generators that the model draws from are left as they are.
@@ -51,7 +51,8 @@ class Checkpoint(Callback):
     Args:
         folder: Where the checkpoints are, one folder for each training.
         every: "epoch", a number of steps, or a time: "10min", "2h". Each fit's end is always written.
-        keep: How many of the newest are kept, 1 or more; the best one and each fit's end besides.
+        keep: How many of the newest are kept, 1 or more, the last fit's end among them; the best one and the ends of
+            earlier fits besides.
         best: A column of history, such as "val_loss": whenever it is better than ever, a checkpoint is written and
             kept until a better one is.
         mode: "min" or "max". Default: what the name of `best` tells.
@@ -64,8 +65,9 @@ class Checkpoint(Callback):
     Raises:
         ArgumentError: If an argument is none of these.
         CheckpointError: At fit, if the folder is another training's, is in use, cannot be written to, or has
-            checkpoints and `resume` is not set; or if the train loader cannot be put back where it was. When one is
-            due, if ``trainer.state`` holds what it cannot; at the next step, or at the fit's end, if it could not be
+            checkpoints and `resume` is not set; or if the train loader cannot be put back where it was, or
+            ``trainer.state`` holds what it cannot. When one is due, if that, the models, `hyper` or a callback hold
+            what it cannot; at the next step, or at the fit's end, if it could not be
             written. When ``trainer.train_loader`` is set inside the fit.
         MetricError: Before the first record is written, if it lacks `best`; before the first batch for a metric of an
             evaluation where there is none.

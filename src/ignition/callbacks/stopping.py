@@ -247,7 +247,7 @@ class TerminateOnNaN(Callback):
 
 
 class TimeLimit(Callback):
-    """Stops the training at the end of the first step that ends after a given time.
+    """Stops the training at the end of the first step that ends after a given time (many processes: a second later).
 
     The clock starts with each fit and runs on while it evaluates; an evaluation is not cut short.
 

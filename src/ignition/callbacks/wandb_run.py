@@ -53,7 +53,8 @@ class WandB(Tracker):
     Raises:
         ArgumentError: If an argument is none of these.
         IgnitionError: If wandb is not installed.
-        wandb.Error: At the first fit's start, if the run cannot be begun.
+        wandb.Error, TypeError: At the first fit's start, if the run cannot be begun, or `options` has what
+            ``wandb.init`` does not know.
 
     Example:
         >>> from ignition.callbacks import WandB

@@ -19,7 +19,7 @@ class Warmup(Schedule):
     In step s of the first `steps` the value is its target times ``start_factor + (1 - start_factor) * s / steps``,
     so that step `steps` has all of it. With `then` by step, the target is the first value of `then`, whose own steps
     are counted from the end of the warm-up. With `then` by epoch, the target is its value in the running epoch;
-    its epochs are counted from the fit's start. Without `then`, the target is what the optimizer (or
+    its epochs are counted as those of any schedule. Without `then`, the target is what the optimizer (or
     ``trainer.hyper``) had at first sight, and once the warm-up is over the value is left alone. Source: Goyal et al.,
     "Accurate, Large Minibatch SGD" (2017), arXiv:1706.02677, section 2.2 (gradual warm-up).
 
