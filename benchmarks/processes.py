@@ -131,18 +131,27 @@ class WithIgnition:
             optimize(loss, optimizer)
             return {"loss": loss}
 
-        train_fn = {"plain": plain, "weighed": weighed, "optimize": optimized}[kind]
+        step = {"plain": plain, "weighed": weighed, "optimize": optimized}[kind]
+
+        def train_fn(model, x, y):
+            metrics = step(model, x, y)
+            self.steps += 1
+            if not self.steps % STEPS:
+                self.end_round()
+            return metrics
+
         loader = DataLoader(data, batch, shuffle=True)
         self.trainer = Trainer(model, optimizer, train_fn, loader, device="cpu", progress=False)
         self.other: ByHand | None = None
         self.rounds: list[tuple[float, ...]] = []
-        self.trainer.on("step_end")(self.count)
-        self.began = now()
+        self.steps, self.began = 0, now()
 
-    def count(self, trainer: Trainer) -> None:
-        """At the end of each round the other training has its own: within one fit, as fits begin and end rarely."""
-        if trainer.step % STEPS:
-            return
+    def end_round(self) -> None:
+        """The other training has its round: within one fit, as fits begin and end rarely.
+
+        Called by the train function, as a callback would have a cost of its own; what is between two steps is in each
+        round as often as a step.
+        """
         ours = now() - self.began
         distributed.barrier()  # each round begins in all processes together
         begin = now()

@@ -131,8 +131,8 @@ def test_an_eval_function_with_a_loader_gives_its_signature():
         (function, None, "an eval_fn and no test_loader"),
         (None, [1], "a test_loader and no eval_fn"),
         ([1], function, "eval_fn is a list"),
-        (function, 3, "test_loader is a int"),
-        (None, 3, "test_loader is a int"),
+        (function, 3, "test_loader is an int"),
+        (None, 3, "test_loader is an int"),
     ],
 )
 def test_an_eval_function_and_its_loader_come_together(eval_fn, test_loader, given):

@@ -683,7 +683,7 @@ def test_both_averages_can_be_kept_at_once():
         ({"start": 0}, "start of SWA is 0"),
         ({"start": 1.5}, r"start of SWA is 1\.5"),
         ({"start": 1, "every": 0}, "every of SWA is 0"),
-        ({"start": 1, "forward": 3}, "forward of SWA is a int"),
+        ({"start": 1, "forward": 3}, "forward of SWA is an int"),
     ],
 )
 def test_what_swa_cannot_do_is_an_error_at_once(arguments, message):

@@ -3,7 +3,7 @@ import pytest
 from ignition import callbacks
 from ignition.callbacks.base import EVENTS, Callback
 from ignition.errors import ArgumentError
-from ignition.events import Events, check_callbacks, check_event
+from ignition.events import Events, adding_to, check_callbacks, check_event
 
 
 class Trainer:
@@ -220,3 +220,60 @@ def test_an_unknown_event_is_an_error_that_lists_those_there_are(event):
 def test_an_event_that_is_nearly_there_is_proposed(event, meant):
     with pytest.raises(ArgumentError, match=f"to do: did you mean '{meant}'"):
         check_event(event)
+
+
+# Functions of events
+
+
+def with_functions():
+    functions = []
+    return functions, lambda function: adding_to(functions, "record")(function)
+
+
+@pytest.mark.parametrize("wrong", [lambda: None, lambda trainer, more: None, lambda *, trainer: None])
+def test_a_function_that_does_not_take_the_trainer_is_refused_where_it_is_added(wrong):
+    functions, add = with_functions()
+    with pytest.raises(ArgumentError, match=r"(?s)cannot be called with the trainer: .*expected: .*\(trainer\)"):
+        add(wrong)
+    assert functions == []
+
+
+@pytest.mark.parametrize("right", [lambda trainer: None, lambda *all: None, lambda one, more=1: None, print])
+def test_a_function_may_have_more_parameters_with_defaults(right):
+    functions, add = with_functions()
+    assert add(right) is right
+    assert functions == [("record", right)]
+
+
+def cell(source, add):
+    namespace = {"__name__": "__main__", "add": add}
+    exec(compile(source, "<cell>", "exec"), namespace)
+
+
+CELL = "@add\ndef show(trainer):\n    pass\n"
+
+
+def test_a_cell_of_a_notebook_that_is_run_again_replaces_its_function(monkeypatch):
+    monkeypatch.setattr("builtins.__IPYTHON__", True, raising=False)
+    functions, add = with_functions()
+    for _ in range(3):
+        cell(CELL, add)
+    assert len(functions) == 1
+    cell(CELL.replace("show", "other"), add)
+    assert [function.__name__ for _, function in functions] == ["show", "other"]
+
+
+@pytest.mark.parametrize(
+    "source", ["for _ in range(2):\n    @add\n    def show(trainer):\n        pass\n", CELL.replace("show", "_") * 2]
+)
+def test_functions_of_a_loop_and_without_a_name_all_stay(source, monkeypatch):
+    monkeypatch.setattr("builtins.__IPYTHON__", True, raising=False)
+    functions, add = with_functions()
+    cell(source, add)
+    assert len(functions) == 2
+
+
+def test_in_a_script_all_functions_stay():
+    functions, add = with_functions()
+    cell(CELL * 2, add)
+    assert len(functions) == 2

@@ -30,8 +30,8 @@ ORDER = """
     callbacks.stopping callbacks.averaging
     callbacks.display callbacks.logging callbacks.profiling callbacks.tracking callbacks.tensorboard_folder
     callbacks.mlflow_run callbacks.wandb_file callbacks.wandb_run callbacks.pruning callbacks.checkpointing callbacks
-    events steps first_step unused_gradients training recording captured loop settings fitting evaluation trial finding
-    trainer check_report check_runs data_checks model_checks training_checks checks summary
+    events assigned steps first_step unused_gradients training recording captured loop settings fitting evaluation
+    trial finding trainer check_report check_runs data_checks model_checks training_checks checks summary
     ignition
 """
 LAYERS = ORDER.split()

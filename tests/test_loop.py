@@ -6,15 +6,15 @@ import inspect
 import re
 import textwrap
 import weakref
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict, deque, namedtuple
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, TensorDataset
 
-from ignition import TensorLoader, Trainer, crossentropy_loss, evaluate, fit_on_batch, loop, predict
+from ignition import TensorLoader, Trainer, crossentropy_loss, evaluate, fit_on_batch, freeze, loop, optimize, predict
 from ignition.callbacks import EMA, LinearDecay
 from ignition.callbacks.base import EVENTS, Callback
 from ignition.errors import BatchError, FunctionError, IgnitionWarning
@@ -704,3 +704,157 @@ def test_between_two_records_nothing_waits_for_the_gpu(device):
             seen[-1].item()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+# A step limit at the end of an epoch
+
+
+class InOrder(Sampler):
+    """A sampler of the user's."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __iter__(self):
+        return iter(range(self.size))
+
+    def __len__(self):
+        return self.size
+
+
+class OwnLength(DataLoader):
+    """A class of the user's that works its length out."""
+
+    def __len__(self):
+        return -(-len(self.dataset) // self.batch_size)
+
+
+class Counted:
+    """An iterable of the user's with a length, which may be wrong."""
+
+    def __init__(self, batches, length):
+        self.batches, self.length = batches, length
+
+    def __iter__(self):
+        yield from self.batches
+
+    def __len__(self):
+        return self.length
+
+
+class CountedStream(IterableDataset):
+    def __iter__(self):
+        return iter(torch.arange(10.0).split(1))
+
+    def __len__(self):
+        return 10
+
+
+DATA = TensorDataset(torch.arange(10.0))
+WITH_A_LENGTH = {
+    "plain": lambda: DataLoader(DATA, 4),
+    "own sampler": lambda: DataLoader(DATA, 4, sampler=InOrder(10)),
+    "own batch sampler": lambda: DataLoader(DATA, batch_sampler=BatchSampler(InOrder(10), 4, False)),
+    "own class": lambda: OwnLength(DATA, 4),
+    "own iterable": lambda: Counted([[torch.ones(2)]] * 3, 3),
+    "deque": lambda: deque([[torch.ones(2)]] * 3),
+    "stream with a length": lambda: DataLoader(CountedStream(), 4),
+}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("kind", WITH_A_LENGTH)
+def test_a_limit_of_steps_at_the_end_of_an_epoch_ends_the_epoch_too(kind, accumulate):
+    loader = WITH_A_LENGTH[kind]()
+    steps = -(-len(loader) // accumulate)
+    ended = []
+    trainer = quiet(nothing, loader, accumulate=accumulate)
+    trainer.on("epoch_end")(lambda trainer: ended.append(trainer.epoch))
+    for epoch in (1, 2):
+        trainer.fit(steps=steps)
+        assert (trainer.history["epoch"], ended, trainer.epoch_open) == ([*range(1, epoch + 1)],) * 2 + (False,)
+    trainer.fit(epochs=1)
+    assert trainer.step == 3 * steps
+
+
+def test_a_loader_that_has_more_than_it_says_gives_all_of_it():
+    seen = []
+    trainer = quiet(lambda model, x: seen.append(int(x)), Counted(torch.arange(5.0).split(1), 3))
+    trainer.fit(steps=3)
+    assert trainer.epoch_open
+    trainer.fit(epochs=1)
+    assert seen == [0, 1, 2, 3, 4]
+    assert trainer.history.epochs == 1
+
+
+def test_an_iterator_keeps_the_batch_that_a_fit_looked_at_and_could_not_train_on():
+    seen = []
+    trainer = quiet(lambda model: None, iter(torch.arange(4.0).split(1)))
+    for _ in range(2):
+        with pytest.raises(FunctionError):
+            trainer.fit(epochs=1)
+    trainer.train_fn = lambda model, x: seen.append(int(x))
+    trainer.fit(epochs=1)
+    assert seen == [0, 1, 2, 3]
+
+
+def test_another_iterator_begins_with_its_own_first_batch():
+    seen = []
+    trainer = quiet(lambda model: None, iter(torch.arange(4.0).split(1)))
+    with pytest.raises(FunctionError):
+        trainer.fit(epochs=1)
+    trainer.train_fn, trainer.train_loader = lambda model, x: seen.append(int(x)), iter(torch.arange(7.0, 9.0).split(1))
+    trainer.fit(epochs=1)
+    assert seen == [7, 8]
+
+
+def test_model_train_in_the_train_function_is_warned_of_where_something_is_frozen():
+    model = nn.Sequential(freeze(nn.BatchNorm1d(2)), nn.Linear(2, 1))
+    optimizer = torch.optim.SGD(model[1].parameters(), lr=0.1)
+
+    def train_fn(model, x):
+        model.train()
+        optimize(model(x).mean(), optimizer)
+
+    with pytest.warns(
+        IgnitionWarning, match=r"put 1 frozen modules into training mode \(0\).*leave model.train\(\) out"
+    ):
+        quiet(train_fn, [torch.ones(3, 2)], model=model, optimizer=optimizer).fit(epochs=1)
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [lambda: DataLoader(DATA, 4, shuffle=True), lambda: TensorLoader(torch.ones(4, 1), batch_size=2, shuffle=True)],
+)
+def test_predictions_of_what_shuffles_are_warned_of(loader):
+    with pytest.warns(IgnitionWarning, match="asked for a loader that shuffles"):
+        predict(nn.Identity(), lambda model, x: model(x), loader())
+
+
+def test_an_eval_function_is_tried_before_the_training_where_the_sampler_is_the_users_own():
+    sampler = InOrder(10)
+    loader = DataLoader(DATA, 4, sampler=sampler)
+    calls = []
+    trainer = quiet(lambda model, x: calls.append(x), [torch.ones(2)], lambda model: None, loader)
+    with pytest.raises(FunctionError, match="eval_fn"):
+        trainer.fit(epochs=1)
+    assert calls == []
+
+
+class Remembering(InOrder):
+    """Has another order in each pass."""
+
+    passes = 0
+
+    def __iter__(self):
+        self.passes += 1
+        return iter([*range(self.passes, self.size), *range(self.passes)])
+
+
+def test_what_a_sampler_remembers_is_as_if_nobody_had_looked():
+    sampler, first = Remembering(10), []
+    trainer = quiet(
+        nothing, [torch.ones(2)], lambda model, x: first.append(int(x[0])), DataLoader(DATA, 4, sampler=sampler)
+    )
+    trainer.fit(epochs=2)
+    assert first[::3] == [1, 2]

@@ -7,6 +7,7 @@ import torch
 from processes import run_processes
 from small import loader, net, raised, read, values, write
 from torch import nn
+from torch.utils.data import Sampler
 
 from ignition import DDP, FSDP, Trainer, optimize
 from ignition.callbacks import EMA
@@ -34,7 +35,7 @@ def adam_by_hand(size, epochs):
     return values(model)
 
 
-def adam(*, model=None, optimizer=None, **options):
+def adam(*, model=None, optimizer=None, train_loader=None, **options):
     model = net() if model is None else model
     optimizer = torch.optim.Adam(model.parameters(), 0.01) if optimizer is None else optimizer
 
@@ -43,7 +44,7 @@ def adam(*, model=None, optimizer=None, **options):
         optimize(loss, optimizer)
         return {"loss": loss}
 
-    return Trainer(model, optimizer, train_fn, loader(24), progress=False, **options)
+    return Trainer(model, optimizer, train_fn, train_loader or loader(24), progress=False, **options)
 
 
 # A sweep before the first fit
@@ -213,3 +214,48 @@ def test_a_second_trainer_goes_on_with_a_sharded_model(tmp_path):
             assert one[f"values {again}"] == pytest.approx(last, abs=1e-6)
             assert one[f"average {again}"] == pytest.approx(average, abs=1e-6)
         assert "is sharded already" in one["other"]
+
+
+# A step limit at the end of an epoch
+
+
+class InOrder(Sampler):
+    """A sampler of the user's, whose word for its length is not sure."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __iter__(self):
+        return iter(range(self.size))
+
+    def __len__(self):
+        return self.size
+
+
+class Counted:
+    """An iterable of the user's with a length."""
+
+    def __iter__(self):
+        return iter(loader())
+
+    def __len__(self):
+        return len(loader())
+
+
+def train_to_the_limit(folder):
+    """Fits whose number of steps is that of an epoch, and what is there after each."""
+    found = {}
+    for name, batches in {"sampler": loader(sampler=InOrder(21)), "iterable": Counted(), "plain": loader()}.items():
+        trainer = adam(train_loader=batches)
+        for _ in range(2):
+            trainer.fit(steps=3)
+            found.setdefault(name, []).append([trainer.step, trainer.history["epoch"], trainer.epoch_open])
+    write(folder, found)
+
+
+@pytest.mark.slow
+def test_a_limit_of_steps_at_the_end_of_an_epoch_ends_it_in_all_processes(tmp_path):
+    run_processes(train_to_the_limit, 2, tmp_path, folder=tmp_path)
+    expected = [[3, [1], False], [6, [1, 2], False]]  # 21 samples in batches of 4, two at a time
+    for one in read(tmp_path, 2):
+        assert one == {"sampler": expected, "iterable": expected, "plain": expected}

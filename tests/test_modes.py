@@ -4,8 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from ignition.errors import ArgumentError
-from ignition.modes import evaluation_mode, freeze, freeze_until, modes_of, restore_modes, training_mode, unfreeze
+from ignition.errors import ArgumentError, IgnitionWarning
+from ignition.modes import (
+    evaluation_mode,
+    freeze,
+    freeze_until,
+    modes_of,
+    restore_modes,
+    training_mode,
+    unfreeze,
+    warn_of_thawed,
+)
 
 
 def block():
@@ -389,3 +398,13 @@ def test_a_train_method_of_the_users_own_has_its_way():
     with evaluation_mode(model):
         assert in_training(model) == set()
     assert in_training(model) == {"", "0"}
+
+
+def test_a_train_function_that_thaws_what_is_frozen_is_warned_of(net):
+    freeze(net.stem)
+    training_mode(net)
+    warn_of_thawed(net)  # nothing to warn of
+    warn_of_thawed({"a": net, "b": nn.Linear(1, 1).train()})
+    net.train()
+    with pytest.warns(IgnitionWarning, match=r"has put \d+ frozen modules into training mode \(b\.stem"):
+        warn_of_thawed({"a": nn.Linear(1, 1), "b": net})

@@ -77,6 +77,13 @@ def test_one_item_or_a_whole_batch_fits_a_function_of_one_item(batch):
     meet(of([batch]), one_item)
 
 
+def test_a_pass_of_a_known_length_without_a_batch_is_an_error_that_knows_stop_iteration():
+    this = of([])
+    this.total = 4
+    with pytest.raises(BatchError, match=r"(?s)gave no batch, and its length is 4.*to do: look for a StopIteration"):
+        meet(this, one_item)
+
+
 def test_a_pass_without_a_batch_is_an_error_that_knows_generators():
     with pytest.raises(BatchError, match=r"(?s)the loader for train_fn gave no batch.*expected: .*to do: .*generator"):
         meet(of([]), one_item)

@@ -116,7 +116,7 @@ def test_it_is_drawn_where_it_is_asked_to_be(outputs, targets):
         (torch.randn(3, 2), torch.zeros(3), "float32"),
         (torch.randn(3, 2), torch.tensor([0, -1, 1]), "below 0"),
         ("abc", torch.zeros(3, dtype=torch.long), "outputs is a str"),
-        (torch.randn(3, 2), object(), "targets is a object"),
+        (torch.randn(3, 2), object(), "targets is an object"),
     ],
 )
 @pytest.mark.parametrize("function", [report.plot_confusion, report.find_examples])

@@ -21,7 +21,7 @@ from ignition.callbacks.schedules import (
     StepDecay,
     Warmup,
 )
-from ignition.errors import ArgumentError
+from ignition.errors import ArgumentError, IgnitionWarning
 
 
 class TestWhatTheNameMeans:
@@ -131,8 +131,12 @@ class TestGroups:
 
     def test_all_at_zero_move_alike(self):
         optimizer = sgd(0.0, 0.0)
-        StandIn(optimizer).fit([LinearDecay("lr", 1, 0, max_epochs=2)], 1, read=lambda: None)
+        with pytest.warns(IgnitionWarning, match="'lr' at 0 in all groups, which so have no ratio"):
+            StandIn(optimizer).fit([LinearDecay("lr", 1, 0, max_epochs=2)], 1, read=lambda: None)
         assert lrs(optimizer) == [1.0, 1.0]
+        alone = sgd(0.0)
+        StandIn(alone).fit([LinearDecay("lr", 1, 0, max_epochs=2)], 1, read=lambda: None)  # without a warning
+        assert lrs(alone) == [1.0]
 
     def test_ratios_survive_a_value_of_zero(self):
         optimizer = sgd(0.1, 0.01)

@@ -11,6 +11,7 @@ from torch import nn
 
 from ignition import Trainer, freeze, optimize
 from ignition.callbacks import LinearDecay, LRSchedule, Schedule
+from ignition.errors import HyperparameterError
 from ignition.settings import Settings
 
 
@@ -191,3 +192,22 @@ def test_a_scheduler_of_torch_is_as_it_was_too():
     assert (schedule.state_dict(), seen(trainer)) == before
     trainer.fit(steps=2)
     assert float(trainer.optimizer.param_groups[0]["lr"]) == pytest.approx(0.1 / 4)
+
+
+def test_a_schedule_of_a_fit_that_never_began_counts_from_the_next_one():
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+
+    def train_fn(model, x):
+        optimize(model(x).mean(), optimizer)
+
+    trainer = Trainer(model, optimizer, train_fn, [torch.ones(2, 2)], device="cpu", progress=False)
+    schedule = LinearDecay("lr", start_value=0.1, end_value=0.0, max_epochs=11)
+    trainer.callbacks, trainer.hyper = [schedule], {"unknown": 1}
+    with pytest.raises(HyperparameterError):
+        trainer.fit(epochs=1)
+    trainer.callbacks, trainer.hyper = [], {}
+    trainer.fit(epochs=3)
+    trainer.callbacks = [schedule]
+    trainer.fit(epochs=2)
+    assert trainer.history["lr"][-2:] == pytest.approx([0.1, 0.09])

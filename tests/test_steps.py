@@ -288,6 +288,11 @@ def test_loss_function_and_optimizer_in_each_others_place_are_an_error(batch):
         fit_on_batch(model, *batch, sgd(model), crossentropy_loss)
 
 
+def test_a_loss_that_is_a_class_is_to_be_made_an_object_of(model, batch):
+    with pytest.raises(ArgumentError, match=r"(?s)the class CrossEntropyLoss.*make an object .*CrossEntropyLoss\(\)"):
+        evaluate_on_batch(model, *batch, nn.CrossEntropyLoss)
+
+
 def test_accuracy_with_floating_point_targets_says_what_to_pass():
     model = nn.Linear(4, 3)
     both = calls(model, torch.randn(5, 4), torch.rand(5, 3).softmax(1))

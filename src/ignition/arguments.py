@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import TensorDataset
 
 from ignition.data import length_of
-from ignition.errors import ArgumentError, BatchError, warn
+from ignition.errors import ArgumentError, BatchError, kind_of, warn
 from ignition.signature import TRAINER_CALL, Signature, check_names
 from ignition.structure import named
 from ignition.window import UpdateRules
@@ -181,7 +181,7 @@ def check_count(count: Any, name: str) -> None:
 
 def check_batch_axis(batch_axis: Any) -> None:
     """Raises ArgumentError if `batch_axis` is no integer."""
-    if isinstance(batch_axis, bool) or not isinstance(batch_axis, int):
+    if isinstance(batch_axis, bool) or not isinstance(batch_axis, Integral):
         raise ArgumentError(
             f"batch_axis={batch_axis!r}",
             expected="an integer: the axis along which the samples of a batch lie",
@@ -219,5 +219,5 @@ def _what(value: Any) -> str:
         return "None"
     if isinstance(value, (list, tuple, dict)):
         items = named(value).values()
-        return f"a {type(value).__name__} of {', '.join(sorted({type(item).__name__ for item in items})) or 'nothing'}"
-    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+        return f"{kind_of(value)} of {', '.join(sorted({type(item).__name__ for item in items})) or 'nothing'}"
+    return f"the class {value.__name__}" if isinstance(value, type) else kind_of(value)

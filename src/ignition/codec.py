@@ -32,7 +32,7 @@ from ignition.encoded_values import (
     text_of,
     warn_of_origin,
 )
-from ignition.errors import CheckpointError
+from ignition.errors import CheckpointError, kind_of
 from ignition.gathered_metrics import metrics_in, restore_metrics
 from ignition.generators import GENERATORS, put_back, state_of
 from ignition.in_place import Staying, fill
@@ -174,7 +174,7 @@ class _Encoder:
             self.exact = exact
             return marked("object", encoded)
         raise CheckpointError(
-            f"{place} is a {type(value).__name__}, which a checkpoint cannot hold",
+            f"{place} is {kind_of(value)}, which a checkpoint cannot hold",
             expected="numbers, strings, None, tensors, arrays, random generators, lists, tuples and dicts of them, or "
             "objects with state_dict and load_state_dict",
             fix="give its class these two methods, or keep it elsewhere",

@@ -11,10 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from ignition.device import tensors_in
-from ignition.errors import BatchError, CheckpointError
+from ignition.errors import BatchError, CheckpointError, kind_of
 from ignition.keyed import KeyedLoader, can_be_keyed, iterates_in_own_way
 from ignition.keyed_order import batches_left, unsharded
 from ignition.shards import (
@@ -38,6 +45,7 @@ __all__ = [
     "Fill",
     "Shard",
     "batch_weight",
+    "can_be_looked_at",
     "can_shift",
     "check_place_kept",
     "describe_batch",
@@ -50,6 +58,7 @@ __all__ = [
     "length_of",
     "rekeyed",
     "rounds",
+    "shuffles",
     "sure_length",
 ]
 
@@ -175,8 +184,10 @@ def length_after(loader: Any, shift: int) -> int:
     return batches_left(unsharded(loader.batch_sampler), shift)
 
 
-def rounds(loader: Any, start: int = 0, size: int = 1, fill: Fill = "none", shift: int = 0) -> int | None:
-    """How many rounds `iterate` makes of a user's loader; None where that cannot be told for sure.
+def rounds(
+    loader: Any, start: int = 0, size: int = 1, fill: Fill = "none", shift: int = 0, sure: bool = True
+) -> int | None:
+    """How many rounds `iterate` makes of a user's loader; None where that cannot be told.
 
     Args:
         loader: The user's loader.
@@ -184,8 +195,9 @@ def rounds(loader: Any, start: int = 0, size: int = 1, fill: Fill = "none", shif
         size: The number of processes.
         fill: What becomes of a last round with fewer batches than processes.
         shift: How many samples there are before batch 0.
+        sure: Whether the loader's word is taken only where it cannot be wrong.
     """
-    length = sure_length(loader)
+    length = sure_length(loader) if sure else length_of(loader)
     if length is None or (size > 1 and _is_stream(loader)):
         return None
     if size > 1 and isinstance(loader, DataLoader):  # a sampler for one process of several has the length of its part
@@ -243,7 +255,7 @@ def check_place_kept(loader: Any) -> None:
     stream = isinstance(loader, DataLoader)
     raise CheckpointError(
         "train_loader is "
-        + ("a DataLoader over a stream" if stream else f"a {type(loader).__name__}")
+        + ("a DataLoader over a stream" if stream else kind_of(loader))
         + ", which cannot be put back where an interrupted run was",
         expected="a DataLoader over a data set with indices, a TensorLoader, a list, or what has state_dict() and "
         "load_state_dict(state) for its place",
@@ -286,6 +298,26 @@ def sure_length(loader: Any) -> int | None:
         indices = batches.sampler if type(batches) is BatchSampler else loader.sampler if batches is None else None
         sure = sure and type(indices) in (*TORCH_SAMPLERS, list, tuple, range)
     return length_of(loader) if sure else None
+
+
+def shuffles(loader: Any) -> bool:
+    """Whether a loader is known to have another order in each pass: by ``shuffle=True``, or a sampler of torch's."""
+    if isinstance(loader, TensorLoader):
+        return loader.shuffle
+    if not isinstance(loader, DataLoader):
+        return False
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    return isinstance(sampler, (RandomSampler, SubsetRandomSampler, WeightedRandomSampler))
+
+
+def can_be_looked_at(loader: Any) -> bool:
+    """Whether to read its first batch uses nothing up: one of an iterator, a stream or a class of the user's might."""
+    if sure_length(loader) is not None or _is_sequence(loader):
+        return True
+    if not can_be_keyed(loader) or iterates_in_own_way(loader):
+        return False
+    batches: Any = loader.batch_sampler
+    return not any(isinstance(one, Iterator) for one in (batches, getattr(batches, "sampler", None), loader.sampler))
 
 
 def items_of(batch: Any) -> tuple[Any, ...] | list[Any]:

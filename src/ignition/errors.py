@@ -93,6 +93,12 @@ class IgnitionWarning(UserWarning):
     """Something that goes on, though probably not as meant."""
 
 
+def kind_of(value: object) -> str:
+    """The kind of a value as words for messages: "an Adam", "a list"."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
+
+
 def warn(message: str) -> None:
     """Warns at the line of the user's that led here, so that Python shows it once for each such line.
 

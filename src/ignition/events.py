@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import difflib
+import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -141,11 +143,35 @@ def check_event(event: Any) -> str:
     return str(event)
 
 
+def _check_takes_trainer(event: str, function: Callable[[Any], Any]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # Python cannot tell, as of some that are written in C
+        return
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        name = getattr(function, "__name__", repr(function))
+        raise ArgumentError(
+            f'@trainer.on("{event}") was given {name}{signature}, which cannot be called with the trainer: {error}',
+            expected=f"a function of the trainer: {name}(trainer)",
+            fix="give it that one parameter, and all others a default",
+        ) from None
+
+
+def _is_older(one: Any, other: Any) -> bool:
+    """Whether a notebook's cell that was run again has made `other` in the place of `one`."""
+    names = [(getattr(each, "__module__", ""), getattr(each, "__qualname__", "<>")) for each in (one, other)]
+    is_named = names[0] == names[1] and names[0][1].strip("_") and "<" not in names[0][1]
+    # A loop in the cell that makes several has made them of one code.
+    return bool(is_named) and hasattr(builtins, "__IPYTHON__") and one.__code__ is not other.__code__
+
+
 def adding_to(functions: list[tuple[str, Callable[[Any], Any]]], event: str) -> Callable[[F], F]:
     """A decorator that adds a plain function of the trainer, with its event, to `functions`.
 
     Raises:
-        ArgumentError: If there is no such event, or what is decorated is no function.
+        ArgumentError: If there is no such event, or what is decorated is no function of the trainer.
     """
     check_event(event)
 
@@ -156,6 +182,8 @@ def adding_to(functions: list[tuple[str, Callable[[Any], Any]]], event: str) -> 
                 expected="a function of the trainer",
                 fix="put @trainer.on(...) above a function, and a Callback into trainer.callbacks",
             )
+        _check_takes_trainer(event, function)
+        functions[:] = [(at, one) for at, one in functions if at != event or not _is_older(one, function)]
         functions.append((event, function))
         return function
 

@@ -13,16 +13,19 @@ from ignition import distributed, loop, rng
 from ignition.arguments import check_batch_axis, check_evaluation, check_idle, check_not_empty
 from ignition.callbacks.base import Callback
 from ignition.callbacks.checkpointing import Checkpoint
+from ignition.callbacks.schedule import Schedule
 from ignition.callbacks.schedules import bind_schedules
 from ignition.captured import warn_of_captured
 from ignition.checkpoint import check_replaceable
 from ignition.codec import encode
-from ignition.data import batch_weight, items_of, iterate, sure_length
+from ignition.data import batch_weight, can_be_looked_at, items_of, iterate
 from ignition.errors import ArgumentError, CheckpointError, warn
 from ignition.events import Events, check_callbacks
 from ignition.goal import Goal, check_goal
+from ignition.memory import Memory
 from ignition.parting import check_alike, raised_alike, together
 from ignition.recording import check_columns_can_come
+from ignition.sampler_memory import own_samplers
 from ignition.settings import Settings, settings_of
 from ignition.sharded_checkpoint import read, write
 from ignition.snapshot import apply, capture
@@ -77,6 +80,7 @@ def _fit(
         trainer, epochs=epochs, steps=steps, eval_every=eval_every, max_eval_steps=max_eval_steps, resume=resume
     )
     before, previous = Settings(trainer), training.fit
+    bound = [(one, dict(vars(one))) for one in trainer.callbacks if isinstance(one, Schedule)]
     goes_on = resume and saver is not None and saver.goes_on(trainer)  # as a script does that is run again
     trainer.stop_reason, trainer.exception = None, None
     training.is_fitting = True
@@ -122,6 +126,8 @@ def _fit(
     except BaseException:
         if training.position.step == before.step:
             before.restore()
+            for schedule, attributes in bound:  # one that has moved nothing has not begun to count
+                vars(schedule).update(attributes)
         if not training.has_begun:
             training.fit = previous
         raise
@@ -311,13 +317,13 @@ def _check_parts(trainer: Trainer[Any]) -> None:
 def _meet_test_batch(trainer: Trainer[Any]) -> None:
     """Looks at a first batch for `eval_fn`, whose errors would otherwise wait for an epoch to be trained.
 
-    Once for each function and loader, and only where that uses nothing up; the generators are put back.
+    Once for each function and loader, and only where that uses nothing up; generators and samplers are put back.
     """
     training, loader = trainer.training, trainer.test_loader
     signature = training.eval_signature
-    if signature is None or sure_length(loader) is None or training.met == (signature, id(loader)):
+    if signature is None or not can_be_looked_at(loader) or training.met == (signature, id(loader)):
         return
-    states = rng.capture()
+    samplers, states = Memory(vars(one) for one in own_samplers(loader).values()), rng.capture()
     try:
         for first in iterate(training.source("eval", loader)):
             signature.check_batch(trainer.model, items_of(first), signature.select(trainer.hyper))
@@ -325,6 +331,7 @@ def _meet_test_batch(trainer: Trainer[Any]) -> None:
             break
     finally:
         rng.restore(states)
+        samplers.restore()
     training.met = (signature, id(loader))
 
 

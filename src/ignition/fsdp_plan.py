@@ -16,7 +16,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from ignition.errors import ArgumentError
+from ignition.errors import ArgumentError, kind_of
 from ignition.structure import named, suffix
 
 __all__ = [
@@ -202,7 +202,7 @@ def _can_shard(value: Any, parameter: Tensor) -> bool:
 
 
 def _described(value: Any) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else kind_of(value)
 
 
 def policy_of(precision: Any) -> MixedPrecisionPolicy:

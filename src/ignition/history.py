@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ignition.errors import ArgumentError, IgnitionError, MetricError
+from ignition.errors import ArgumentError, IgnitionError, MetricError, kind_of
 from ignition.files import write_text
 from ignition.markup import history_html
 from ignition.ranking import Mode, best_index, check_mode, direction, is_better
@@ -198,7 +198,7 @@ class History:
             ArgumentError: No dict, no scalar as a value, no epoch or step, or a step or epoch before the last one's.
         """
         if not isinstance(record, Mapping):
-            raise ArgumentError(f"a record is a {type(record).__name__}", "a dict of values by column", _RECORD)
+            raise ArgumentError(f"a record is {kind_of(record)}", "a dict of values by column", _RECORD)
         if "epoch" not in record or "step" not in record:
             given = f"a record with {', '.join(map(str, record)) or 'nothing'}"
             raise ArgumentError(given, "epoch and step in each", _RECORD)

@@ -14,7 +14,7 @@ from ignition.modes import evaluation_mode, training_mode
 from ignition.notes import explained
 from ignition.optimizers import watch_steps
 from ignition.parting import check_alike, raised_alike, together
-from ignition.passes import Pass, meet_first_batch, warn_if_short
+from ignition.passes import Pass, has_ended, meet_first_batch, warn_if_short
 from ignition.predictions import Predictions
 from ignition.progress import Progress
 from ignition.reading import at_most, check_ordered, extent_of, part_in_evaluation
@@ -149,7 +149,7 @@ def _train_epoch(training: Training, goal: Goal) -> None:
                 met = True
             training.heed_pause(this)
             limit = training.processes.steps_until_agreed(goal.steps_until_due(position.step))
-            ended = run_until_due(training, this, limit)
+            ended = run_until_due(training, this, limit) or has_ended(this)
             training.processes.meet()
             if ended:
                 progress.end()

@@ -247,6 +247,8 @@ class Means:
             value, weight = value
             if not (_is_number(weight) or isinstance(weight, Tensor)):
                 self._refuse(name, (value, weight))
+            if isinstance(weight, Tensor) and weight.ndim:
+                raise MetricError(f"{self.source} weighs by {_description(weight)} in {name!r}", _WEIGHT, _WEIGHT_FIX)
             return self._add_weighted(name, self._scalar(name, value), self._scalar(name, weight))
         if isinstance(value, Tensor):
             return self._add_weighted(name, self._scalar(name, value), weight)

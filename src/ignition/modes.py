@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from ignition.errors import ArgumentError
+from ignition.errors import ArgumentError, warn
 from ignition.structure import named
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "set_frozen",
     "training_mode",
     "unfreeze",
+    "warn_of_thawed",
 ]
 
 M = TypeVar("M", bound=nn.Module)
@@ -34,7 +35,8 @@ _FROZEN = "_ignition_frozen"
 def freeze(model: M) -> M:
     """Stops training a model or a part of it: no gradients, and evaluation mode even while a Trainer trains.
 
-    So dropout is off in the frozen part, and batch norm neither uses nor updates the statistics of a batch.
+    So dropout is off in the frozen part, and batch norm neither uses nor updates the statistics of a batch. A
+    ``model.train()`` in the train function would undo that, and is warned of: a Trainer sets the modes by itself.
 
     Args:
         model: A module; all that it contains is frozen with it.
@@ -148,6 +150,22 @@ def training_mode(model: Any) -> None:
         for part in module.modules():
             if is_frozen(part):
                 part.training = False
+
+
+def warn_of_thawed(model: Any) -> None:
+    """Warns where a train function has taken what is frozen out of evaluation mode."""
+    thawed = [
+        f"{name and f'{name}.'}{path}" or type(module).__name__
+        for name, module in named(model).items()
+        for path, part in module.named_modules()
+        if is_frozen(part) and part.training and not any(part.children())
+    ]
+    if thawed:
+        warn(
+            f"train_fn has put {len(thawed)} frozen modules into training mode ({', '.join(thawed[:3])}"
+            f"{', ...' if len(thawed) > 3 else ''}): batch norm and dropout in them are those of training again; leave "
+            "model.train() out, as a Trainer sets the modes, all but those of what freeze froze"
+        )
 
 
 @contextmanager

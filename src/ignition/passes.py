@@ -9,9 +9,10 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from ignition import rng
-from ignition.data import batch_weight, items_of
+from ignition.data import batch_weight, items_of, keeps_place
 from ignition.device import tensors_in
 from ignition.errors import BatchError, warn
 from ignition.position import Position
@@ -20,7 +21,7 @@ from ignition.signature import Signature
 from ignition.transfer import transferred
 from ignition.window import Window
 
-__all__ = ["Hook", "Pass", "begun_anew", "looking_ahead", "meet_first_batch", "warn_if_short"]
+__all__ = ["Hook", "Pass", "begun_anew", "has_ended", "meet_first_batch", "warn_if_short", "with_known_end"]
 
 _NOTHING = object()
 
@@ -85,6 +86,13 @@ def meet_first_batch(this: Pass, signature: Signature, device: torch.device, ite
     if first is _NOTHING:
         if this.position.batch or this.position.offset or this.position.shift:
             return  # a pass that was left open, and whose loader has nothing more
+        if this.total:
+            raise BatchError(
+                f"the loader for {signature.role} gave no batch, and its length is {this.total}",
+                expected="as many batches as it says",
+                fix="look for a StopIteration that the data set, the sampler or the collate function raises: Python "
+                "takes it for the end of the loader; and an iterator can be read only once",
+            )
         raise BatchError(
             f"the loader for {signature.role} gave no batch",
             expected="at least one batch in each epoch and each evaluation",
@@ -102,8 +110,29 @@ def meet_first_batch(this: Pass, signature: Signature, device: torch.device, ite
         this.batches = transferred(this.batches, device)
 
 
-def looking_ahead(this: Pass, batches: Iterator[Any]) -> Iterator[Any]:
-    """Reads one batch ahead, so that the length of the pass is known before its last batch is trained on."""
+def has_ended(this: Pass) -> bool:
+    """Whether a loader has ended that has given as many batches as it says; one more that it has is put back."""
+    if this.total is None or this.position.batch != this.total:
+        return False
+    asked = perf_counter()
+    more = next(this.batches, _NOTHING)
+    this.data_seconds += perf_counter() - asked
+    if more is not _NOTHING:
+        this.batches = chain([more], this.batches)
+    return more is _NOTHING
+
+
+def with_known_end(this: Pass, loader: Any, batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches of a loader, read one ahead where nobody knows how many there are: its last one is then known as it.
+
+    Not those of any iterable: an environment would have to go a step ahead of the function, and so would what keeps
+    its place.
+    """
+    is_known = this.length is not None or not isinstance(loader, DataLoader) or keeps_place(loader) is not None
+    return batches if is_known else _looking_ahead(this, batches)
+
+
+def _looking_ahead(this: Pass, batches: Iterator[Any]) -> Iterator[Any]:
     read, waiting = this.position.batch, _NOTHING
     for batch in batches:
         if waiting is not _NOTHING:

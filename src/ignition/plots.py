@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ignition.errors import ArgumentError, IgnitionError
+from ignition.errors import ArgumentError, IgnitionError, kind_of
 from ignition.ranking import best_index, direction
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ def checked_axes(ax: Any) -> Axes:
         if isinstance(ax, Axes):
             return ax
     raise ArgumentError(
-        f"ax is a {type(ax).__name__}",
+        f"ax is {kind_of(ax)}",
         "one matplotlib Axes, as in figure, ax = plt.subplots()",
         "leave ax out for a new figure, or pass one element of an array of axes",
     )

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from ignition import sharded_checkpoint
 from ignition.arguments import check_model
-from ignition.errors import ArgumentError, CheckpointError
+from ignition.errors import ArgumentError, CheckpointError, kind_of
 from ignition.files import open_regular
 from ignition.structure import named
 from ignition.tensor_files import is_whole
@@ -142,7 +142,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _flat(state: Any) -> dict[str, Tensor]:
     if not isinstance(state, Mapping):
-        raise ValueError(f"it holds a {type(state).__name__}")
+        raise ValueError(f"it holds {kind_of(state)}")
     flat: dict[str, Tensor] = {}
     for name, value in state.items():
         if isinstance(value, Tensor):

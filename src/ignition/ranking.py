@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-from ignition.errors import ArgumentError
+from ignition.errors import ArgumentError, kind_of
 
 __all__ = ["Mode", "best_index", "check_mode", "direction", "is_better"]
 
@@ -42,7 +42,7 @@ def direction(metric: str) -> Mode | None:
     """
     if not isinstance(metric, str):
         raise ArgumentError(
-            f"a metric is named by a {type(metric).__name__}",
+            f"a metric is named by {kind_of(metric)}",
             "a string, such as 'val_loss'",
             "pass the name of a column of history as text",
         )

@@ -20,9 +20,10 @@ from ignition.data import (
     length_after,
     length_of,
     rounds,
+    shuffles,
     sure_length,
 )
-from ignition.errors import BatchError
+from ignition.errors import BatchError, warn
 from ignition.means import Means
 from ignition.position import Position
 from ignition.strategy import is_sharded
@@ -91,9 +92,9 @@ def rounds_of(loader: Any, position: Position = _START, fill: Fill = "none", sur
     if size == 1:
         length = sure_length(loader) if sure else length_of(loader)
         return length_after(loader, position.shift) if position.shift else length
-    if is_stream(loader) or (sure and sure_length(loader) is None):
+    if is_stream(loader):
         return None
-    left = rounds(loader, _batches_read(position, size), size, fill, position.shift)
+    left = rounds(loader, _batches_read(position, size), size, fill, position.shift, sure)
     return None if left is None else position.batch + left
 
 
@@ -173,12 +174,17 @@ def _size(batch: Any, axis: int) -> int | None:
 
 
 def check_ordered(loader: Any) -> None:
-    """Raises BatchError if the batches of a loader have no order, as predictions need one."""
+    """Raises BatchError if the batches of a loader have no order, as predictions need one; warns where it shuffles."""
     if getattr(loader, "in_order", True) is False and loader.num_workers > 0:
         raise BatchError(
             "predictions are asked for a DataLoader with in_order=False, whose batches come as its workers make them",
             expected="batches in the order of the data, as the predictions are to be",
             fix="make that loader without in_order=False",
+        )
+    if shuffles(loader):
+        warn(
+            "predictions are asked for a loader that shuffles: they come in the order of this pass, and not in that of "
+            "the data set; make one without shuffle=True for them"
         )
     if distributed.world_size() > 1 and is_stream(loader):
         raise BatchError(

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from ignition import rng
 from ignition.data import items_of
-from ignition.errors import ArgumentError, IgnitionError
+from ignition.errors import ArgumentError, IgnitionError, kind_of
 from ignition.figures import draw_bars, draw_images, draw_matrix, draw_panels
 from ignition.history import History
 from ignition.records import table
@@ -272,7 +272,7 @@ def plot_history(history: History, *, by: Literal["epoch", "step"] = "epoch", co
         IgnitionError: matplotlib is not installed.
     """
     if not isinstance(history, History):
-        raise ArgumentError(f"history is a {type(history).__name__}", "a History", "pass trainer.history")
+        raise ArgumentError(f"history is {kind_of(history)}", "a History", "pass trainer.history")
     panels: dict[str, list[str]] = {}
     for name in history.columns:
         if name.startswith(("train_", "val_")):
@@ -334,7 +334,7 @@ def _tensor(value: Any, name: str) -> Tensor:
         return torch.as_tensor(value).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ArgumentError(
-            f"{name} is a {type(value).__name__}", "a tensor or an array", "pass what ignition.predict returned"
+            f"{name} is {kind_of(value)}", "a tensor or an array", "pass what ignition.predict returned"
         ) from error
 
 
@@ -361,7 +361,7 @@ def _parts(data: Any) -> Iterator[Any]:
             yield items_of(batch)[-1]
     else:
         raise ArgumentError(
-            f"the data is a {type(data).__name__}",
+            f"the data is {kind_of(data)}",
             "class numbers, a data set or a loader",
             "label_counts(train_loader)",
         )

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from ignition.data import describe_batch, items_of
-from ignition.errors import ArgumentError, FunctionError, HyperparameterError
+from ignition.errors import ArgumentError, FunctionError, HyperparameterError, kind_of
 
 __all__ = ["TRAINER_CALL", "Signature"]
 
@@ -97,7 +97,8 @@ class Signature:
                 raise HyperparameterError(
                     f"the hyperparameter {name!r} is no parameter of {self}",
                     expected=f"a function that takes every hyperparameter by name ({', '.join(map(repr, hyper))})",
-                    fix=f"add {name!r} to the function's parameters, or take it out of trainer.hyper and the schedules",
+                    fix=f"add {name!r} to the function's parameters, or take it out of trainer.hyper and the schedules "
+                    "(what a schedule is to move in an optimizer has to be in its parameter groups, as 'lr' is)",
                 )
         missing = [p.name for p in self._keyword_only if p.default is Parameter.empty and p.name not in hyper]
         if missing:
@@ -215,4 +216,4 @@ class _Short:
 def _what(value: Any) -> str:
     if value is None:
         return "None"
-    return f"a {type(value).__name__}" if not isinstance(value, type) else f"the class {value.__name__}"
+    return kind_of(value) if not isinstance(value, type) else f"the class {value.__name__}"

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from ignition.capturable import CapturableOptimizers, why_not
 from ignition.device import tensors_in
-from ignition.errors import warn
+from ignition.errors import kind_of, warn
 from ignition.granted import PLAIN, Granted, NotPlain, Numbers, form_of
 from ignition.optimizers import watch_steps
 from ignition.side_effects import SideEffects
@@ -270,7 +270,7 @@ def _why_no_result(result: Any) -> str | None:
     for name, value in result.items() if isinstance(result, Mapping) else [("loss", result)]:
         for part in value if isinstance(value, tuple) else (value,):
             if not isinstance(part, (Tensor, *PLAIN)):
-                return f"it returns {name!r}, a {type(part).__name__}, which Python would have to update"
+                return f"it returns {name!r}, {kind_of(part)}, which Python would have to update"
     return None
 
 

@@ -145,11 +145,14 @@ def _measures(
     loss_fn: Any, metrics: Iterable[str] | Mapping[str, MetricFn]
 ) -> tuple[Mapping[str, MetricFn | None], bool]:
     """The function of each metric by name, None for the loss; and whether they are functions of the user's own."""
-    if not callable(loss_fn):
+    if isinstance(loss_fn, type) or not callable(loss_fn):
+        is_class = isinstance(loss_fn, type)
         raise ArgumentError(
-            f"loss_fn is {type(loss_fn).__name__}",
+            f"loss_fn is {f'the class {loss_fn.__name__}' if is_class else type(loss_fn).__name__}",
             expected="a function loss_fn(outputs, targets)",
-            fix="see whether the arguments are in their places; crossentropy_loss is one for classifiers",
+            fix=f"make an object of it: {loss_fn.__name__}()"
+            if is_class
+            else "see whether the arguments are in their places; crossentropy_loss is one for classifiers",
         )
     if not isinstance(metrics, (tuple, list)):  # these first: to ask for a Mapping takes longer
         if isinstance(metrics, Mapping):

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from ignition import arguments, distributed, finding, fitting, loop, parting
+from ignition.assigned import Callbacks, Hyper
 from ignition.callbacks.base import Callback
 from ignition.data import iterate
 from ignition.device import as_device, move_model
@@ -114,8 +115,7 @@ class Trainer(Generic[Model]):
         self.history = History()
         self.stop_reason: str | None = None
         self.exception: BaseException | None = None
-        self._hyper: dict[str, Any] = {}
-        self._callbacks: list[Callback] = []
+        self._hyper, self._callbacks = Hyper(), Callbacks()
         self._functions: list[tuple[str, Callable[[Any], Any]]] = []
         train_signature = self._read(train_fn, "train_fn")
         measure_signature = None if eval_fn is None else self._read(eval_fn, "eval_fn")
@@ -205,7 +205,7 @@ class Trainer(Generic[Model]):
 
     @callbacks.setter
     def callbacks(self, callbacks: list[Callback] | tuple[Callback, ...]) -> None:
-        self._callbacks = check_callbacks(callbacks)
+        self._callbacks = Callbacks(check_callbacks(callbacks))
 
     @property
     def train_loader(self) -> Iterable[Any]:

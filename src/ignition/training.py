@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from ignition import rng
-from ignition.data import drop_workers, keeps_place, rekeyed
+from ignition.data import drop_workers, rekeyed
 from ignition.epoch_start import EpochStart, EvaluationStart
 from ignition.events import Events
 from ignition.first_step import check_first_step
 from ignition.goal import Goal
 from ignition.loader_advice import Advisor
 from ignition.means import Means
-from ignition.passes import Pass, looking_ahead
+from ignition.modes import warn_of_thawed
+from ignition.passes import Pass, with_known_end
 from ignition.position import Position
 from ignition.processes import Processes
 from ignition.progress import Progress
@@ -59,15 +59,9 @@ class Training:
     """
 
     def __init__(
-        self,
-        trainer: Trainer[Any],
-        train_signature: Signature,
-        eval_signature: Signature | None,
-        device: torch.device,
-        progress: Progress,
-        rules: UpdateRules,
-        processes: Processes,
-    ) -> None:
+        self, trainer: Trainer[Any], train_signature: Signature, eval_signature: Signature | None,
+        device: torch.device, progress: Progress, rules: UpdateRules, processes: Processes,
+    ) -> None:  # fmt: skip
         self.trainer = trainer
         self.train_signature, self.eval_signature = train_signature, eval_signature
         self.device, self.progress = device, progress
@@ -76,8 +70,7 @@ class Training:
         self.window: Window | None = None
         self.graphs: StepGraphs | None = None  # of a fit's steps
         self.position, self.means = Position(), Means(train_signature.role)
-        self.compiled: Any = trainer.model
-        self.prepared: Any = trainer.model
+        self.compiled = self.prepared = trainer.model
         self.events = Events(trainer, (), ())
         self.open_pass: Pass | None = None
         self.evaluating: Pass | None = None
@@ -93,6 +86,7 @@ class Training:
         self.step_dependents: list[str] = []
         self.savers: list[Callable[[Any], None]] = []
         self._keyed: dict[str, tuple[Any, Any]] = {}
+        self._unread: tuple[Any, Iterator[Any]] | None = None  # of a pass that was dropped before its first batch
         self._scales: dict[str, Any] = {}
         self.generators, self.advisor, self.unused_gradients = rng.Generators(trainer), Advisor(), UnusedGradients(self)
         self.epoch_start, self.evaluation_start = EpochStart(), EvaluationStart()
@@ -315,6 +309,8 @@ class Training:
     def drop_pass(self) -> None:
         """Gives up an epoch that is open; it begins anew under the same number."""
         if self.open_pass is not None:
+            if self.position.batch == 0 and isinstance(self.trainer.train_loader, Iterator):  # it gives nothing again
+                self._unread = self.trainer.train_loader, self.open_pass.batches
             self.open_pass = None
             self.position.epoch -= 1
             self.position.batch = self.position.offset = self.position.shift = 0
@@ -350,12 +346,10 @@ class Training:
         opened = self.epoch_start.open(loader, source, position.epoch, read)
         batches = part_of(source, position, "split", opened, sure=this.length is not None)
         this.data_seconds += perf_counter() - asked
-        stream = isinstance(loader, DataLoader) and keeps_place(loader) is None
-        if self.rules.accumulate > 1 and this.length is None and stream:
-            # So that the epoch's last window is known by its last batch. Not for any iterable: an environment would
-            # have to go a step ahead of the function, and so would what keeps its place.
-            batches = looking_ahead(this, batches)
-        this.batches = batches
+        if self.rules.accumulate > 1:  # the epoch's last window is to be known by its last batch
+            batches = with_known_end(this, loader, batches)
+        unread, self._unread = self._unread, None
+        this.batches = unread[1] if unread is not None and unread[0] is loader else batches
 
     def _set_hooks(self, this: Pass) -> None:
         this.stopped = False
@@ -373,6 +367,7 @@ class Training:
         if self.window is not None and self.window.skipped:  # for an overflow: it was asked to
             stepped = [*stepped, *named(self.trainer.optimizer).values()]
         check_first_step(self.trainer.optimizer, stepped, self.step_dependents)
+        warn_of_thawed(self.trainer.model)
 
     # What a checkpoint keeps, besides what hangs on the trainer
 

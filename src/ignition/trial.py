@@ -18,7 +18,7 @@ from ignition.callbacks.schedule import Schedule
 from ignition.captured import variables_of
 from ignition.data import keeps_place
 from ignition.epoch_start import EpochStart, EvaluationStart
-from ignition.errors import ArgumentError
+from ignition.errors import ArgumentError, kind_of
 from ignition.generators import GENERATORS, generators_of, walk
 from ignition.history import History
 from ignition.loader_advice import Advisor
@@ -87,7 +87,7 @@ def _check(trainer: Trainer[Any]) -> None:
     for role, loader in (("train_loader", trainer.train_loader), ("test_loader", trainer.test_loader)):
         if isinstance(loader, Iterator) and keeps_place(loader) is None:
             raise ArgumentError(
-                f"{role} is a {type(loader).__name__}, which can be read only once",
+                f"{role} is {kind_of(loader)}, which can be read only once",
                 expected="a loader that can be read again, as its batches would be lost to the training",
                 fix="give the Trainer a list, a DataLoader, or an object whose __iter__ starts anew",
             )

@@ -22,7 +22,7 @@ from torch.nn.parameter import is_lazy
 
 from ignition import distributed
 from ignition.buffers import is_unset
-from ignition.errors import ArgumentError
+from ignition.errors import ArgumentError, kind_of
 from ignition.files import write_whole
 from ignition.strategy import as_sharded, is_sharded
 from ignition.structure import named
@@ -275,7 +275,7 @@ def _not_for_torch(value: Any) -> str | None:
         file.seek(0)
         torch.load(file, weights_only=True)
     except Exception:  # anything: it is the user's object that is written
-        return f"a {type(value).__name__}, which torch.load refuses with weights_only=True"
+        return f"{kind_of(value)}, which torch.load refuses with weights_only=True"
     return None
 
 
@@ -283,7 +283,7 @@ def _not_for_safetensors(value: Any) -> str | None:
     from safetensors.torch import save
 
     if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}, which .safetensors cannot hold"
+        return f"{kind_of(value)}, which .safetensors cannot hold"
     if value.layout is not torch.strided:
         return f"a tensor of layout {value.layout}, which .safetensors cannot hold"
     try:

@@ -13,7 +13,7 @@ from ignition.averages import AveragedModels
 from ignition.buffers import transient_buffers
 from ignition.callbacks.base import Callback
 from ignition.callbacks.schedule import finite, positive_count
-from ignition.errors import ArgumentError
+from ignition.errors import ArgumentError, kind_of
 from ignition.modes import is_frozen, training_mode
 from ignition.precision import autocasting
 from ignition.signature import Signature
@@ -140,7 +140,7 @@ class SWA(Callback):
         self.every = positive_count("every of SWA", every)
         if forward is not None and not callable(forward):
             raise ArgumentError(
-                f"forward of SWA is a {type(forward).__name__}",
+                f"forward of SWA is {kind_of(forward)}",
                 "a function of the model and a batch",
                 "for example forward=lambda model, x, y: model(x)",
             )

@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ignition.callbacks.base import Callback
-from ignition.errors import ArgumentError, IgnitionError, MetricError, warn
+from ignition.errors import ArgumentError, IgnitionError, MetricError, kind_of, warn
 from ignition.notebook import Place, in_notebook
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class PlotProgress(Callback):
     def __init__(self, path: str | os.PathLike[str] | None = None, metrics: Iterable[str] | None = None) -> None:
         if path is not None and not isinstance(path, (str, os.PathLike)):
             raise ArgumentError(
-                f"PlotProgress got a {type(path).__name__} as its path",
+                f"PlotProgress got {kind_of(path)} as its path",
                 "the path of a file, or None",
                 "for example PlotProgress('runs/curves.png'), and PlotProgress(metrics=[...]) for columns",
             )

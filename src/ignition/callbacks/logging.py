@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ignition.callbacks.base import Callback
-from ignition.errors import ArgumentError, IgnitionWarning
+from ignition.errors import ArgumentError, IgnitionWarning, kind_of
 from ignition.records import write_csv
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class CSVLogger(Callback):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
             raise ArgumentError(
-                f"CSVLogger got a {type(path).__name__} as its path",
+                f"CSVLogger got {kind_of(path)} as its path",
                 "the path of a file",
                 "for example CSVLogger('runs/history.csv')",
             )

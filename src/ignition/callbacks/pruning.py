@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ignition.callbacks.base import Callback
 from ignition.callbacks.tracking import require
-from ignition.errors import ArgumentError
+from ignition.errors import ArgumentError, kind_of
 
 if TYPE_CHECKING:
     from ignition.trainer import Trainer
@@ -48,7 +48,7 @@ class OptunaPruning(Callback):
         require("optuna", "optuna", "OptunaPruning")
         if not callable(getattr(trial, "report", None)) or not callable(getattr(trial, "should_prune", None)):
             raise ArgumentError(
-                f"OptunaPruning got a {type(trial).__name__} as its trial",
+                f"OptunaPruning got {kind_of(trial)} as its trial",
                 "the trial that Optuna gave to the objective function",
                 "def objective(trial): ...; trainer.callbacks = [OptunaPruning(trial, 'val_loss')]",
             )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ignition.callbacks.base import Callback
 from ignition.callbacks.schedule import positive_count
-from ignition.errors import ArgumentError, MetricError
+from ignition.errors import ArgumentError, MetricError, kind_of
 from ignition.ranking import Mode, check_mode, direction, is_better
 from ignition.state_values import check_memory
 from ignition.weights import ENDINGS, check_weights, write_weights
@@ -199,7 +199,7 @@ def _checked_filename(filename: Any) -> str:
     text = os.fspath(filename) if isinstance(filename, (str, os.PathLike)) else None
     if not isinstance(text, str):
         raise ArgumentError(
-            f"SaveModel got a {type(filename).__name__} as its file name",
+            f"SaveModel got {kind_of(filename)} as its file name",
             "a path",
             "for example SaveModel('runs/best.pt')",
         )
@@ -269,7 +269,7 @@ def _check_format(filename: str, name: str, spec: str, value: Any) -> None:
     except ValueError as error:
         raise ArgumentError(
             f"the file name {filename!r} has the placeholder {{{name}:{spec}}}: {error}",
-            f"a format for {'a whole number' if name in _COUNTS else f'a {type(value).__name__}'}",
+            f"a format for {'a whole number' if name in _COUNTS else f'{kind_of(value)}'}",
             f"for example {{{name}{':03d' if name in _COUNTS else ':.3f' if isinstance(value, float) else ''}}}",
         ) from None
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ignition.callbacks.base import Callback
 from ignition.callbacks.lr_schedule import LRSchedule
-from ignition.errors import ArgumentError
+from ignition.errors import ArgumentError, kind_of, warn
 from ignition.state_values import check_memory
 from ignition.structure import named
 
@@ -91,7 +91,7 @@ class Schedule(Callback):
             )
         if optimizer is not None and (isinstance(optimizer, bool) or not isinstance(optimizer, (str, int))):
             raise ArgumentError(
-                f"{type(self).__name__}({name!r}) got a {type(optimizer).__name__} as optimizer=",
+                f"{type(self).__name__}({name!r}) got {kind_of(optimizer)} as optimizer=",
                 "the optimizer's name in the Trainer's dict, or its place in the Trainer's list",
                 "leave it out where the Trainer has one optimizer; else pass for example optimizer='G' or optimizer=0",
             )
@@ -283,7 +283,11 @@ class Schedule(Callback):
         return groups
 
     def _first_of_groups(self, values: list[float]) -> list[float]:
-        return values if any(values) else [1.0] * len(values)
+        if any(values):
+            return values
+        if len(values) > 1:
+            warn(f"{self!r} found {self.name!r} at 0 in all groups, which so have no ratio: all get one value")
+        return [1.0] * len(values)
 
     def _first_of_hyper(self, trainer: Trainer[Any]) -> list[float]:
         return []

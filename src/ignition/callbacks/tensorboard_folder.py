@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ignition.callbacks.tracking import Tracker, hyperparameters, require
-from ignition.errors import ArgumentError
+from ignition.errors import ArgumentError, kind_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +61,7 @@ class TensorBoard(Tracker):
     ) -> None:
         if not isinstance(folder, (str, os.PathLike)) or not isinstance(os.fspath(folder), str):
             raise ArgumentError(
-                f"TensorBoard got a {type(folder).__name__} as its folder",
+                f"TensorBoard got {kind_of(folder)} as its folder",
                 "the path of a folder",
                 "for example TensorBoard('runs/digits')",
             )
