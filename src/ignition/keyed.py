@@ -82,6 +82,7 @@ class KeyedLoader:
         self, epoch: int, start: int = 0, shard: Shard = WHOLE, fill: Fill = "none", shift: int = 0
     ) -> Iterator[Any]:
         """The batches of `epoch` from number `start` on that fall to a process; as `ignition.data.iterate`."""
+        self._order.has_keys = not _draws_nothing(self._original.dataset, self._original.collate_fn)
         if self._loader is self._original:
             # What a class of the user's makes of the batches need not be one for one: all are read, and counted after.
             return self._of_own_iter(epoch, start, shard, fill)
@@ -175,7 +176,7 @@ class _KeyedDataset:
 
     def __getitems__(self, keyed_indices: KeyedIndices) -> Any:
         key, indices = keyed_indices
-        if _draws_nothing(self._dataset, self._collate):
+        if key is None:
             return self._collate(self._fetch(indices))
         with _randomness(key, self._own_generators()):
             return self._collate(self._fetch(indices))

@@ -30,9 +30,9 @@ __all__ = ["KeyedIndices", "KeyedOrder", "batches_left", "drawn_under", "unshard
 
 
 class KeyedIndices(NamedTuple):
-    """What the sampler hands to a worker: which samples, and the key of their randomness."""
+    """What the sampler hands to a worker: which samples, and the key of their randomness; None where none is drawn."""
 
-    key: int
+    key: int | None
     indices: Any
 
 
@@ -54,7 +54,11 @@ class _Place:
 
 
 class KeyedOrder:
-    """In the place of a loader's (batch) sampler: yields what it would, in the order of an epoch, with keys."""
+    """In the place of a loader's (batch) sampler: yields what it would, in the order of an epoch, with keys.
+
+    Attributes:
+        has_keys: Whether each batch has one. Where nothing is drawn nobody asks for it, and to work it out takes time.
+    """
 
     def __init__(self, loader: DataLoader[Any], seed: int, purpose: str) -> None:
         batched = loader.batch_sampler is not None
@@ -64,6 +68,7 @@ class KeyedOrder:
         self._drop_last = drops_last(loader)
         self._seed = seed
         self._purpose = purpose
+        self.has_keys = True
         self.place(1)
 
     def place(
@@ -133,7 +138,7 @@ class KeyedOrder:
 
     def _keyed(self, this: _Place, turn: int, items: Iterable[Any]) -> Iterator[KeyedIndices]:
         for place, indices in enumerate(items, this.start):
-            yield KeyedIndices(self._key(turn, "batch", this.epoch, place), indices)
+            yield KeyedIndices(self._key_of_batch(turn, this.epoch, place), indices)
 
     def _dealt(self, this: _Place, turn: int, items: Iterable[Any], batches: Numbered | None) -> Iterator[KeyedIndices]:
         """The items that fall to a process; of `batches`, which are made by their numbers, these are the items."""
@@ -147,7 +152,10 @@ class KeyedOrder:
                 this.borrowed.add(number)
             if batches is not None and isinstance(indices, int):  # a batch's number, where it is no part of a round
                 indices = batches[indices]
-            yield KeyedIndices(self._key(turn, "batch", epoch, place), indices)
+            yield KeyedIndices(self._key_of_batch(turn, epoch, place), indices)
+
+    def _key_of_batch(self, turn: int, epoch: int, place: int) -> int | None:
+        return self._key(turn, "batch", epoch, place) if self.has_keys else None
 
     def _key(self, turn: int, *parts: int | str) -> int:
         return key_of(self._seed, self._purpose, *parts, *((turn,) if turn else ()))

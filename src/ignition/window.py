@@ -359,7 +359,7 @@ class Window:
         infinite = getattr(optimizer, "found_inf", None)
         if infinite is not None and infinite.item():
             return
-        if not any(optimizer is one for one in self.updated):
+        if optimizer not in self.updated:
             self.updated.append(optimizer)
 
     def _scaler(self, optimizer: Optimizer) -> GradScaler | None:
