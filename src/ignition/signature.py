@@ -97,8 +97,7 @@ class Signature:
                 raise HyperparameterError(
                     f"the hyperparameter {name!r} is no parameter of {self}",
                     expected=f"a function that takes every hyperparameter by name ({', '.join(map(repr, hyper))})",
-                    fix=f"add {name!r} to the function's parameters, or take it out of trainer.hyper and the schedules "
-                    "(what a schedule is to move in an optimizer has to be in its parameter groups, as 'lr' is)",
+                    fix=f"add {name!r} to the function's parameters, or take it out of trainer.hyper and the schedules",
                 )
         missing = [p.name for p in self._keyword_only if p.default is Parameter.empty and p.name not in hyper]
         if missing:
