@@ -50,12 +50,13 @@ def sanity_checks(trainer: Trainer[Any], checks: Iterable[Callable[[Any], Any]] 
     - outputs are in range: finite, no larger than 10,000, in one batch
     - the first loss is that of guessing, near ln(classes), for a classifier that has not been trained
     - trainable parameters change, each of them within 10 steps
-    - frozen parameters stay, and so do the buffers of what `freeze` froze
-    - evaluation changes nothing: parameters, gradients, buffers, generators
+    - frozen parameters stay, and so do the buffers of what `freeze` froze, in 3 steps
+    - evaluation on two batches changes nothing: parameters, gradients, buffers, generators
     - samples do not leak into each other: in evaluation mode an output has no gradient at another sample's input
     - a single batch can be overfitted: the loss falls to half within 200 steps or 10 s
-    - training and test data are apart: by index, and by the bytes of the inputs of up to 5,000 samples each
-    - the loader keeps up: no more than a third of the time is spent waiting for it
+    - training and test data are apart: by index, and by the bytes of the inputs of up to 5,000 samples each,
+      as many as 5 s a loader allow
+    - the loader keeps up: no more than a third of the time, or 2 ms a batch, is spent waiting for it
     - a resumed training is the same: three steps from a checkpoint, made twice, end in the same bits
 
     What cannot be checked, such as an evaluation without an `eval_fn`, is skipped, with the reason. Training is the

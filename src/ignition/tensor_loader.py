@@ -32,6 +32,11 @@ class TensorLoader:
         drop_last: Whether a last batch with fewer samples is left out.
         device: Where the tensors are put, once; by default they stay where they are.
 
+    Attributes:
+        tensors: The tensors, on `device`.
+        samples: How many samples they have.
+        batch_size, shuffle, drop_last: As given; what is set later holds from the next epoch on.
+
     Raises:
         ArgumentError: If there is no tensor, one is none or is 0-d, they differ in samples, `batch_size` is no positive
             integer, or this machine has not `device`.
