@@ -7,7 +7,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler
+from torchdata import nodes
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from ignition import TensorLoader
@@ -72,12 +73,41 @@ class ShowsItsEnd(Own):
         self.ended = not self.order
 
 
+class KnowsItsPlaceLate:
+    """One that can tell its place only once it is being read."""
+
+    def __init__(self, generator=None):
+        self.generator, self.start = generator, 0
+
+    def __iter__(self):
+        self.place, self.start = self.start, 0
+        while self.place < LENGTH:
+            self.place += 1
+            yield torch.tensor([self.place]) + torch.rand((), generator=self.generator)
+
+    def state_dict(self):
+        return {"place": self.place}
+
+    def load_state_dict(self, state):
+        self.start = state["place"]
+
+
+def pipeline(sampler=None, **options):
+    batches = nodes.Batcher(nodes.SamplerWrapper(sampler or range(SAMPLES)), BATCH, drop_last=False)
+    loader = nodes.Loader(nodes.Mapper(batches, torch.tensor), **options)
+    loader.generator = None
+    return loader
+
+
 LOADERS = {
     "a stream": lambda generator: DataLoader(Stream(), BATCH, generator=generator),
     "of torchdata": lambda generator: StatefulDataLoader(range(SAMPLES), BATCH, generator=generator),
     "of torchdata, shuffled": lambda generator: StatefulDataLoader(range(SAMPLES), BATCH, True, generator=generator),
     "of one's own": Own,
     "one that shows its end": ShowsItsEnd,
+    "one that knows its place late": KnowsItsPlaceLate,
+    "nodes of torchdata": lambda generator: pipeline(),
+    "nodes of torchdata without a restart": lambda generator: pipeline(restart_on_stop_iteration=False),
 }
 
 
@@ -124,6 +154,41 @@ def test_what_comes_after_a_place_is_what_would_have_come_without_a_stop(kind, o
         opened = kept.open()
     assert list(seen(opened, loader)) == never_stopped[epochs][left:]
     assert [list(seen(loader, loader)) for _ in range(3 - epochs)] == never_stopped[epochs + 1 :]
+
+
+@pytest.mark.parametrize("restarts", [True, False])
+def test_nodes_of_torchdata_whose_epoch_is_all_read_show_its_end_and_not_the_next_one(restarts):
+    loader = pipeline(restart_on_stop_iteration=restarts)
+    batches = iter(loader)
+    for _ in range(LENGTH):
+        next(batches)
+    place = place_of(loader)  # the end has not shown
+    loader = pipeline(restart_on_stop_iteration=restarts)
+    assert list(load_place(loader, place, ended=False).open()) == []
+    assert len(list(loader)) == LENGTH
+    assert loader.restart_on_stop_iteration is restarts
+
+
+def test_nodes_of_torchdata_that_shuffle_draw_the_next_epoch_as_without_a_stop():
+    torch.manual_seed(1)
+    loader = pipeline(RandomSampler(range(SAMPLES)))
+    list(loader)
+    place, generator = place_of(loader), torch.get_rng_state()
+    expected = [list(seen(loader, loader)) for _ in range(2)]
+    loader = pipeline(RandomSampler(range(SAMPLES)))
+    kept = load_place(loader, place, ended=True)
+    torch.set_rng_state(generator)
+    assert [list(seen(kept.open(), loader)), list(seen(loader, loader))] == expected
+
+
+def test_nodes_of_torchdata_that_were_asked_for_their_place_before_go_on_at_the_one_that_is_loaded():
+    loader = pipeline()
+    batches = iter(loader)
+    next(batches)
+    place, rest = place_of(loader), [batch.tolist() for batch in batches]
+    loader = pipeline()
+    place_of(loader)
+    assert [batch.tolist() for batch in load_place(loader, place, ended=False).open()] == rest
 
 
 # What keeps its place

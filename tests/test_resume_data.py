@@ -11,6 +11,7 @@ import pytest
 import torch
 from resuming import Data, Killed, differences, fingerprint, small_training
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torchdata import nodes
 
 from ignition import TensorLoader, Trainer, crossentropy_loss
 from ignition.callbacks import Checkpoint
@@ -92,6 +93,32 @@ class KeepingLoader:
         self.place = state["place"]
 
 
+class KnowsItsPlaceLate(KeepingLoader):
+    """A loader of the user's that can tell its place only once it is being read."""
+
+    def __init__(self):
+        super().__init__()
+        self.start = self.__dict__.pop("place")
+
+    def __iter__(self):
+        self.place, self.start = self.start, 0
+        yield from super().__iter__()
+        self.place = self.length
+
+    def load_state_dict(self, state):
+        self.start = state["place"]
+
+
+def pipeline():
+    """A pipeline of torchdata, with noise from numpy's generator."""
+    data = Data()
+
+    def load(places):
+        return data.x[list(places)] + 0.1 * np.random.rand(), data.y[list(places)]
+
+    return nodes.Loader(nodes.Mapper(nodes.Batcher(nodes.SamplerWrapper(range(22)), 6, drop_last=False), load))
+
+
 class Batches(Dataset):
     """Batches by index, each noisy when it is made; tells which were."""
 
@@ -114,6 +141,8 @@ LOADERS = {
     "a stream without its last batch": lambda: DataLoader(Stream(20), batch_size=6, drop_last=True),
     "samples of a stream": lambda: DataLoader(Together(Stream(8)), batch_size=None),
     "a loader": KeepingLoader,
+    "a loader that knows its place late": KnowsItsPlaceLate,
+    "nodes of torchdata": pipeline,
     "batches by index": Batches,
     "a deque": lambda: deque([(torch.randn(3, 4), torch.tensor([0, 1, 1])) for _ in range(4)]),
 }
@@ -158,6 +187,18 @@ def build(loader, folder, *, every=1, accumulate=1, kill=None, evaluate=False):
     if folder is not None:
         trainer.callbacks = [Checkpoint(folder, every=every, keep=1000)]
     return trainer
+
+
+@pytest.mark.parametrize("name", ["a loader that knows its place late", "nodes of torchdata"])
+def test_a_loader_that_is_not_to_be_asked_before_it_is_read_goes_on_at_its_place(name, tmp_path):
+    whole = build(LOADERS[name], tmp_path / "whole")
+    whole.fit(epochs=2, resume=True)
+    for kill in (2, 4, 4):  # the second run ends behind the last batch of the epoch, whose end has not shown
+        with pytest.raises(Killed):
+            build(LOADERS[name], tmp_path / "often", kill=kill).fit(epochs=2, resume=True)
+    again = build(LOADERS[name], tmp_path / "often")
+    again.fit(epochs=2, resume=True)
+    assert not differences(again, fingerprint(whole))
 
 
 @pytest.mark.slow

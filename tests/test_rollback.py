@@ -6,6 +6,7 @@ import pytest
 import torch
 from crafting import BATCHES, fingerprint, gathering
 from torch import nn
+from torchdata import nodes
 
 from ignition import Trainer, crossentropy_loss
 from ignition.callbacks import Callback
@@ -138,9 +139,9 @@ class Stream:
         self.place = state["place"]
 
 
-def streaming(seed=0):
+def streaming(stream=None, seed=0):
     torch.manual_seed(seed)
-    model, stream = nn.Linear(4, 3), Stream()
+    model, stream = nn.Linear(4, 3), stream or Stream()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     def train_fn(model, x, y):
@@ -168,6 +169,69 @@ def test_a_loader_whose_place_cannot_be_read_from_is_where_it_was(tmp_path):
     assert fingerprint(target) == before
     target.fit(steps=1)
     assert place.place == 3
+
+
+class KnowsItsPlaceLate(Stream):
+    """One whose place is there only once it is being read."""
+
+    def __init__(self):
+        self.start, self.refuses = 0, False
+
+    def batches(self):
+        self.place, self.start = self.start, 0
+        self.ends = False
+        while self.place < 5:
+            self.place += 1
+            yield BATCHES[self.place - 1]
+
+    def __iter__(self):
+        return self.batches()
+
+    def load_state_dict(self, state):
+        self.start = state["place"]
+        if self.refuses and state["place"] == 3:
+            raise LookupError("no such place")
+
+
+@pytest.mark.filterwarnings("ignore:no record yet")
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_loader_that_knows_its_place_late_can_be_loaded_into_and_put_back(has_begun, tmp_path):
+    trainer, _ = streaming(KnowsItsPlaceLate())
+    trainer.fit(steps=3)
+    trainer.save(tmp_path / "a")
+    target, stream = streaming(KnowsItsPlaceLate(), seed=5)
+    if has_begun:
+        target.fit(steps=1)
+    stream.refuses = True
+    before = vars(stream) | {"refuses": False}
+    with pytest.raises(CheckpointError, match="no such place"):
+        target.load(tmp_path / "a")
+    stream.refuses = False
+    assert vars(stream) == before
+    target.load(tmp_path / "a")
+    target.load(tmp_path / "a")
+    target.save(tmp_path / "b")  # before it is read
+    target.load(tmp_path / "b")
+    target.fit(steps=1)
+    assert stream.place == 4
+
+
+@pytest.mark.filterwarnings("ignore:no record yet")
+def test_a_pipeline_of_torchdata_goes_on_where_it_was(tmp_path):
+    trainer, _ = streaming(nodes.Loader(nodes.SamplerWrapper(BATCHES)))
+    trainer.fit(steps=3)
+    trainer.save(tmp_path / "a")
+    seen = []
+    target, _ = streaming(nodes.Loader(nodes.SamplerWrapper(BATCHES)), seed=5)
+    target.on("batch_end")(lambda trainer: seen.append(trainer.training.position.batch))
+    target.fit(steps=1)
+    place = target.training.epoch_start.place(target.train_loader)
+    with pytest.raises(LookupError), all_or_nothing(target.training):  # noqa: PT012
+        target.load(tmp_path / "a")
+        raise LookupError
+    assert target.training.epoch_start.place(target.train_loader) == place
+    target.fit(epochs=1)
+    assert len(seen) == len(BATCHES)
 
 
 def test_what_is_put_in_whole_stays(saved):

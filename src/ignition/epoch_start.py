@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ignition import rng
 from ignition.codec import encode
-from ignition.data import check_place_kept, keeps_place
+from ignition.data import check_place_kept, iterate, keeps_place
 from ignition.drawn import Drawn, Goal
 from ignition.errors import CheckpointError, warn
 from ignition.keyed import KeyedLoader
@@ -46,6 +46,8 @@ class EpochStart:
 
     def __init__(self) -> None:
         self._kept: KeptPlace | None = None  # where a loader was put back that keeps its place by itself
+        self._unread: KeptPlace | None = None  # the same, from when it is opened until its first batch
+        self._read_from: Any = None  # such a loader that has given a batch
         self._loader: Any = None
         self._epoch = 0
         self._is_keyed = True
@@ -66,14 +68,14 @@ class EpochStart:
             read: How many batches of it have been read.
 
         Returns:
-            The batches that are left, where the loader has been put back, or has to read what is passed over; else
-            None.
+            The batches that are left, where the loader keeps its place by itself, or has to read what is passed over;
+            else None.
         """
-        kept, self._kept = self._kept, None
+        kept, self._kept, self._unread = self._kept, None, None
         is_keyed = source is not loader
         if kept is not None and kept.loader is loader:
-            self._epoch = epoch
-            return kept.open()
+            self._epoch, self._unread = epoch, kept
+            return self._followed(kept.open())
         loaded, self._loaded = self._loaded, None
         self._drawn = Drawn()
         if isinstance(source, KeyedLoader):
@@ -88,7 +90,7 @@ class EpochStart:
         self._remembered = self._memory.now()
         self._epoch, self._is_keyed, self._drawn_until = epoch, is_keyed, None
         self._drawn_from = None if is_keyed else _generators_of(loader)
-        return None
+        return None if is_keyed or keeps_place(loader) is None else self._followed(iterate(loader))
 
     def read_out(self, batches: Iterator[Any]) -> None:
         """Has a sampler of the user's come to its own end, where the number of batches told the epoch's before it."""
@@ -97,7 +99,13 @@ class EpochStart:
 
     def place(self, loader: Any) -> dict[str, Any] | None:
         """Where a loader is that keeps its place by itself; None for any other."""
-        return self._kept.place if self._kept is not None and self._kept.loader is loader else place_of(loader)
+        kept = self._kept or self._unread
+        return kept.place if kept is not None and kept.loader is loader else place_of(loader)
+
+    def has_place(self, loader: Any) -> bool:
+        """Whether `place` is known or can be asked for: some can tell it only once they are being read."""
+        kept = self._kept or self._unread
+        return self._read_from is loader or (kept is not None and kept.loader is loader)
 
     def state(self, loader: Any, epoch: int, tensors: dict[str, Tensor]) -> dict[str, Any]:
         """What a checkpoint holds of it.
@@ -142,7 +150,7 @@ class EpochStart:
             kept: What `place` returned then, decoded.
             has_ended: Whether the epoch had been read to its end.
         """
-        self._kept = None if kept is None else load_place(loader, kept, has_ended)
+        self._kept, self._unread = None if kept is None else load_place(loader, kept, has_ended), None
         self.look_at(loader)
         self._epoch, self._is_keyed, self._drawn_from, self._drawn_until = state["epoch"], state["keyed"], None, None
         self._remembered = self._memory.read(state["memory"])
@@ -178,6 +186,14 @@ class EpochStart:
             self._loader, self._memory, self._epoch = loader, SamplerMemory(loader), 0
             self._remembered = self._memory.first
             self._loaded = None
+
+    def _followed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches of a loader that keeps its place, with a note of when its first one is asked for."""
+        return chain(self._first(self._loader, batches), batches)  # nothing is done for each batch
+
+    def _first(self, loader: Any, batches: Iterator[Any]) -> Iterator[Any]:
+        self._unread, self._read_from = None, loader
+        yield from islice(batches, 1)
 
     def _arrive(self, place: _Place) -> None:
         self._memory.put_back(place.memory, inside=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils.data import DataLoader
 
 from ignition import rng
 from ignition.data import keeps_place
@@ -29,15 +31,18 @@ class KeptPlace(NamedTuple):
 
     def open(self) -> Iterator[Any]:
         """The batches that come after the place."""
-        if self.ended:
-            # torchdata's StatefulDataLoader makes the iterator of the ended epoch once more, with the draws that this
-            # takes: here, from where the generators can be put back, before it makes that of the next one.
-            generators = rng.capture()
-            _stateful(self.loader).state_dict()
-            rng.restore(generators)
-            self._put_generator_back()
-            return begun_anew(self.loader)
-        batches: Iterator[Any] = iter(self.loader)
+        with _showing_its_end(self.loader):
+            if self.ended:
+                if isinstance(_stateful(self.loader), DataLoader):
+                    # torchdata's StatefulDataLoader makes the iterator of the ended epoch once more, with the draws
+                    # that this takes: here, from where the generators can be put back, before it makes the next one's.
+                    # Others are not asked: they may tell their place only once they are being read.
+                    generators = rng.capture()
+                    _stateful(self.loader).state_dict()
+                    rng.restore(generators)
+                self._put_generator_back()
+                return begun_anew(self.loader)
+            batches: Iterator[Any] = iter(self.loader)
         self._put_generator_back()
         return batches
 
@@ -57,8 +62,29 @@ def place_of(loader: Any) -> dict[str, Any] | None:
 
 def load_place(loader: Any, place: dict[str, Any], ended: bool) -> KeptPlace:
     """Puts a loader where `place_of` found it; its batches from there on are those of what this returns."""
-    _stateful(loader).load_state_dict(place["state"])
+    stateful = _stateful(loader)
+    if getattr(stateful, "_iter_for_state_dict", False):
+        # torchdata's Loader began an iterator to tell its state, and would give that one whatever is loaded now.
+        iter(stateful)
+    stateful.load_state_dict(place["state"])
     return KeptPlace(loader, place, ended)
+
+
+@contextmanager
+def _showing_its_end(loader: Any) -> Iterator[None]:
+    """Has torchdata's Loader show the end of an epoch whose batches are all read, as any iterator does.
+
+    By itself it goes on with the next epoch there, which would count as the rest of this one.
+    """
+    restarts = getattr(loader, "restart_on_stop_iteration", None)
+    if restarts is not True:
+        yield
+        return
+    loader.restart_on_stop_iteration = False
+    try:
+        yield
+    finally:
+        loader.restart_on_stop_iteration = restarts
 
 
 def _stateful(loader: Any) -> Any:

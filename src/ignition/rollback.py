@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch.utils.data import DataLoader
 
 from ignition.data import keeps_place
+from ignition.loader_place import load_place
 from ignition.memory import Memory
 from ignition.sampler_memory import SamplerMemory
 
@@ -55,7 +56,7 @@ def _remembered(training: Training) -> Memory:
     memory.add_shallow(training._keyed)
     for callback in trainer.callbacks:
         memory.add(callback)
-    _add_loader(memory, trainer.train_loader)
+    _add_loader(memory, training)
     memory.add_attributes(training.epoch_start)
     memory.add_attributes(training.evaluation_start)
     for loader in (trainer.train_loader, trainer.test_loader):
@@ -64,10 +65,15 @@ def _remembered(training: Training) -> Memory:
     return memory
 
 
-def _add_loader(memory: Memory, loader: Any) -> None:
+def _add_loader(memory: Memory, training: Training) -> None:
+    loader, epoch_start = training.trainer.train_loader, training.epoch_start
     stateful = keeps_place(loader)
-    if isinstance(stateful, DataLoader):  # asked for its state, it would start its workers
-        memory.add_attributes(stateful)
-    elif stateful is not None:
-        state = copy.deepcopy(stateful.state_dict())
-        memory.then(lambda: stateful.load_state_dict(copy.deepcopy(state)))
+    if stateful is None:
+        return
+    # Else not asked for its state: that may start workers, make an iterator that is then given whatever is loaded, or
+    # fail where nothing has been read yet.
+    if not isinstance(stateful, DataLoader) and epoch_start.has_place(loader):
+        place = copy.deepcopy(epoch_start.place(loader)) or {}
+        # Opened too, since the pass that is open may read from the one iterator that there is.
+        memory.then(lambda: load_place(loader, copy.deepcopy(place), ended=False).open())
+    memory.add_attributes(stateful)
