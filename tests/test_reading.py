@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 import torch
 from processes import run_processes
@@ -67,6 +69,60 @@ def read_streams(folder):
         "uneven, windows": train_on(uneven, accumulate=2),
         "predicted": raised(lambda: predict(net(), predict_on_batch, DataLoader(Stream(), 4))),
     })  # fmt: skip
+
+
+class Placed(Stream):
+    """A stream that tells its place, and goes back to its beginning as it ends."""
+
+    place = 0
+
+    def __iter__(self):
+        for sample in islice(super().__iter__(), self.place, None):
+            self.place += 1
+            yield sample
+        self.place = 0
+
+    def state_dict(self):
+        return {"place": self.place}
+
+    def load_state_dict(self, state):
+        self.place = state["place"]
+
+
+def go_on_in_streams(folder):
+    def made():
+        model, seen = net(), []
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+        def train_fn(model, x, y):
+            seen.append(len(x))
+            optimize(nn.functional.cross_entropy(model(x), y), optimizer)
+
+        return Trainer(model, optimizer, train_fn, DataLoader(Placed([9, 21]), 4), progress=False, seed=1), seen
+
+    whole, _ = made()
+    whole.fit(epochs=2)
+    found = {"whole": [whole.step, values(whole.model)]}
+    for steps in (2, 3, 4, 6):
+        one, _ = made()
+        one.fit(steps=steps)
+        one.save(f"{folder}/after-{steps}")
+        again, seen = made()
+        again.load(f"{folder}/after-{steps}")
+        again.fit(steps=12 - steps)
+        found[steps] = [again.step, values(again.model)]
+        found["seen"] = len(seen)
+    write(folder, found)
+
+
+@pytest.mark.slow
+def test_a_stream_that_had_ended_before_those_of_others_goes_on_with_them(tmp_path):
+    run_processes(go_on_in_streams, 2, tmp_path, folder=tmp_path)
+    first, second = read(tmp_path, 2)
+    assert first == second
+    for steps in ("2", "3", "4", "6"):
+        assert first[steps] == first["whole"]
+    assert first["whole"][0] == 12
 
 
 def refuse_streams(folder, what):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections import deque
 
 import numpy as np
@@ -48,6 +49,26 @@ class Stream(IterableDataset):
     def load_state_dict(self, state):
         self.generator.set_state(state["generator"])
         self.order, self.place = list(state["order"]), state["place"]
+
+
+class GoingBack(IterableDataset):
+    """A stream that goes back to its beginning as it ends, which the collating of a short last batch comes to."""
+
+    def __init__(self, samples=22):
+        self.data, self.place = Data(samples=samples), 0
+
+    def __iter__(self):
+        while self.place < len(self.data):
+            self.place += 1
+            x, y = self.data[self.place - 1]
+            yield x + 0.1 * torch.randn(4), y
+        self.place = 0
+
+    def state_dict(self):
+        return {"place": self.place}
+
+    def load_state_dict(self, state):
+        self.place = state["place"]
 
 
 class EndShowing(IterableDataset):
@@ -137,6 +158,8 @@ class Batches(Dataset):
 
 LOADERS = {
     "a stream": lambda: DataLoader(Stream(), batch_size=6),
+    "a stream that goes back": lambda: DataLoader(GoingBack(), batch_size=6),
+    "a stream that goes back after a whole batch": lambda: DataLoader(GoingBack(24), batch_size=6),
     "a stream that shows its end": lambda: DataLoader(EndShowing(), batch_size=6),
     "a stream without its last batch": lambda: DataLoader(Stream(20), batch_size=6, drop_last=True),
     "samples of a stream": lambda: DataLoader(Together(Stream(8)), batch_size=None),
@@ -193,12 +216,59 @@ def build(loader, folder, *, every=1, accumulate=1, kill=None, evaluate=False):
 def test_a_loader_that_is_not_to_be_asked_before_it_is_read_goes_on_at_its_place(name, tmp_path):
     whole = build(LOADERS[name], tmp_path / "whole")
     whole.fit(epochs=2, resume=True)
-    for kill in (2, 4, 4):  # the second run ends behind the last batch of the epoch, whose end has not shown
+    for kill in (2, 4, 4):
         with pytest.raises(Killed):
             build(LOADERS[name], tmp_path / "often", kill=kill).fit(epochs=2, resume=True)
     again = build(LOADERS[name], tmp_path / "often")
     again.fit(epochs=2, resume=True)
     assert not differences(again, fingerprint(whole))
+
+
+def stopped(loader, folder, step):
+    """A run that gets a signal in a step."""
+    trainer = build(loader, folder, every=1000)
+
+    @trainer.on("step_end")
+    def _(trainer):
+        if trainer.step == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        trainer.fit(epochs=3, resume=True)
+
+
+# Without the one that, put back behind its last batch, begins anew and shows no end.
+@pytest.mark.parametrize("name", sorted({*LOADERS} - {"samples of a stream"}))
+def test_a_signal_in_the_last_batch_of_an_epoch_has_no_batch_come_twice_or_never(name, tmp_path):
+    whole = build(LOADERS[name], tmp_path / "whole")
+    whole.fit(epochs=3, resume=True)
+    last = whole.step // 3
+    for step in (last, last + 1, 2 * last):
+        stopped(LOADERS[name], tmp_path / "often", step)
+    again = build(LOADERS[name], tmp_path / "often")
+    again.fit(epochs=3, resume=True)
+    assert not differences(again, fingerprint(whole))
+
+
+@pytest.mark.parametrize("event", ["step_end", "epoch_begin"])
+@pytest.mark.parametrize("name", ["a stream that goes back", "a stream that shows its end", "nodes of torchdata"])
+def test_what_is_saved_by_hand_at_the_edge_of_an_epoch_goes_on_with_the_next_one(name, event, tmp_path):
+    whole, again = (build(LOADERS[name], None) for _ in range(2))
+    whole.seed = again.seed = 4
+
+    @whole.on(event)
+    def _(trainer):
+        if trainer.step == 4 and not (tmp_path / "a").exists():
+            trainer.save(tmp_path / "a")
+
+    whole.fit(epochs=3)
+    again.load(tmp_path / "a")
+    again.save(tmp_path / "b")  # before it is read
+    again.load(tmp_path / "b")
+    again.fit(epochs=2 + (event == "step_end"))
+    assert again.step == whole.step
+    parts = [fingerprint(one)["model"] for one in (again, whole)]
+    assert parts[0] == parts[1]
 
 
 @pytest.mark.slow
@@ -233,8 +303,6 @@ def test_a_loader_that_keeps_its_place_survives_several_interruptions(name, tmp_
 
 
 def test_an_interrupted_evaluation_takes_nothing_from_a_stream(tmp_path):
-    import signal
-
     def live(folder, interrupt):
         trainer = build(LOADERS["a stream"], folder, evaluate=True)
         measured = []

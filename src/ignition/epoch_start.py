@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from ignition import rng
+from ignition import distributed, rng
 from ignition.codec import encode
-from ignition.data import check_place_kept, iterate, keeps_place
+from ignition.data import Borrowed, check_place_kept, iterate, keeps_place
 from ignition.drawn import Drawn, Goal
 from ignition.errors import CheckpointError, warn
 from ignition.keyed import KeyedLoader
@@ -48,6 +48,8 @@ class EpochStart:
         self._kept: KeptPlace | None = None  # where a loader was put back that keeps its place by itself
         self._unread: KeptPlace | None = None  # the same, from when it is opened until its first batch
         self._read_from: Any = None  # such a loader that has given a batch
+        self._batches: Any = None  # the iterator of such a loader
+        self._has_ended = False  # whether that has shown its end
         self._loader: Any = None
         self._epoch = 0
         self._is_keyed = True
@@ -71,11 +73,16 @@ class EpochStart:
             The batches that are left, where the loader keeps its place by itself, or has to read what is passed over;
             else None.
         """
-        kept, self._kept, self._unread = self._kept, None, None
-        is_keyed = source is not loader
-        if kept is not None and kept.loader is loader:
-            self._epoch, self._unread = epoch, kept
-            return self._followed(kept.open())
+        kept, is_keyed = self._kept, source is not loader
+        if kept is not None and kept.loader is not loader:
+            kept = None
+        if kept is not None:
+            self._epoch = epoch
+            if read and self._has_ended:
+                return self._all_read(kept)
+        self._kept, self._unread, self._batches, self._has_ended = None, kept, None, False
+        if kept is not None:
+            return self._followed(kept.open(self._note))
         loaded, self._loaded = self._loaded, None
         self._drawn = Drawn()
         if isinstance(source, KeyedLoader):
@@ -90,7 +97,11 @@ class EpochStart:
         self._remembered = self._memory.now()
         self._epoch, self._is_keyed, self._drawn_until = epoch, is_keyed, None
         self._drawn_from = None if is_keyed else _generators_of(loader)
-        return None if is_keyed or keeps_place(loader) is None else self._followed(iterate(loader))
+        if is_keyed or keeps_place(loader) is None:
+            return None
+        batches = iterate(loader)
+        self._note(batches)
+        return self._followed(batches)
 
     def read_out(self, batches: Iterator[Any]) -> None:
         """Has a sampler of the user's come to its own end, where the number of batches told the epoch's before it."""
@@ -100,7 +111,10 @@ class EpochStart:
     def place(self, loader: Any) -> dict[str, Any] | None:
         """Where a loader is that keeps its place by itself; None for any other."""
         kept = self._kept or self._unread
-        return kept.place if kept is not None and kept.loader is loader else place_of(loader)
+        if kept is not None and kept.loader is loader:
+            return kept.place
+        place = place_of(loader)
+        return None if place is None else place | {"ended": self._shows_its_end(loader)}
 
     def has_place(self, loader: Any) -> bool:
         """Whether `place` is known or can be asked for: some can tell it only once they are being read."""
@@ -150,7 +164,9 @@ class EpochStart:
             kept: What `place` returned then, decoded.
             has_ended: Whether the epoch had been read to its end.
         """
-        self._kept, self._unread = None if kept is None else load_place(loader, kept, has_ended), None
+        self._has_ended = kept is not None and kept.get("ended", False)
+        self._kept = None if kept is None else load_place(loader, kept, has_ended or self._has_ended)
+        self._unread = self._batches = None
         self.look_at(loader)
         self._epoch, self._is_keyed, self._drawn_from, self._drawn_until = state["epoch"], state["keyed"], None, None
         self._remembered = self._memory.read(state["memory"])
@@ -165,7 +181,7 @@ class EpochStart:
 
     def warn_if_lost(self, loader: Any) -> None:
         """Warns of a checkpoint from the middle of an epoch whose order cannot be found again."""
-        if self._is_keyed:
+        if self._is_keyed or keeps_place(loader) is not None:
             return
         try:
             check_place_kept(loader)
@@ -187,13 +203,33 @@ class EpochStart:
             self._remembered = self._memory.first
             self._loaded = None
 
+    def _all_read(self, kept: KeptPlace) -> Iterator[Any]:
+        """What is left of an epoch that was all read: what comes from that place on belongs to the next one."""
+        if distributed.world_size() == 1:
+            return iter(())
+        first = [Borrowed.of(batch) for batch in islice(kept.open(), 1)]  # others may go on, and this one with them
+        self._kept = load_place(kept.loader, kept.place, ended=True)
+        return iter(first)
+
     def _followed(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The batches of a loader that keeps its place, with a note of when its first one is asked for."""
-        return chain(self._first(self._loader, batches), batches)  # nothing is done for each batch
+        """The batches of a loader that keeps its place, with a note of its begin and its end, and none for each."""
+        return chain(self._first(self._loader, batches), batches, self._end())
+
+    def _note(self, batches: Iterator[Any]) -> None:
+        self._batches = batches if keeps_place(self._loader) is not self._loader else None
 
     def _first(self, loader: Any, batches: Iterator[Any]) -> Iterator[Any]:
         self._unread, self._read_from = None, loader
         yield from islice(batches, 1)
+
+    def _end(self) -> Iterator[Any]:
+        self._has_ended = True
+        yield from ()
+
+    def _shows_its_end(self, loader: Any) -> bool:
+        """Whether a loader is behind its epoch: that of a stream also where a short last batch has run it out."""
+        fetcher = getattr(self._batches, "_dataset_fetcher", None)
+        return loader is self._loader and (self._has_ended or bool(getattr(fetcher, "ended", False)))
 
     def _arrive(self, place: _Place) -> None:
         self._memory.put_back(place.memory, inside=True)

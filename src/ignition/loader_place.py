@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -29,22 +30,31 @@ class KeptPlace(NamedTuple):
     place: dict[str, Any]
     ended: bool
 
-    def open(self) -> Iterator[Any]:
-        """The batches that come after the place."""
+    def open(self, note: Callable[[Iterator[Any]], object] = lambda batches: None) -> Iterator[Any]:
+        """The batches that come after the place; `note` is called with the iterator that they come from."""
+        if self.ended:
+            return chain.from_iterable(self._next_epoch(note))
         with _showing_its_end(self.loader):
-            if self.ended:
-                if isinstance(_stateful(self.loader), DataLoader):
-                    # torchdata's StatefulDataLoader makes the iterator of the ended epoch once more, with the draws
-                    # that this takes: here, from where the generators can be put back, before it makes the next one's.
-                    # Others are not asked: they may tell their place only once they are being read.
-                    generators = rng.capture()
-                    _stateful(self.loader).state_dict()
-                    rng.restore(generators)
-                self._put_generator_back()
-                return begun_anew(self.loader)
             batches: Iterator[Any] = iter(self.loader)
+        note(batches)
         self._put_generator_back()
         return batches
+
+    def _next_epoch(self, note: Callable[[Iterator[Any]], object]) -> Iterator[Iterable[Any]]:
+        """As it is asked for, and not before: the first batch has to be read to see whether it is the next one's."""
+        with _showing_its_end(self.loader):
+            if isinstance(_stateful(self.loader), DataLoader):
+                # torchdata's StatefulDataLoader makes the iterator of the ended epoch once more, with the draws that
+                # this takes: here, from where the generators can be put back, before it makes that of the next one.
+                # Others are not asked: they may tell their place only once they are being read.
+                generators = rng.capture()
+                _stateful(self.loader).state_dict()
+                rng.restore(generators)
+            self._put_generator_back()
+            parts = begun_anew(self.loader, note)
+            first = next(parts)
+        yield first
+        yield from parts
 
     def _put_generator_back(self) -> None:
         generator = _generator_of(self.loader)

@@ -143,15 +143,26 @@ def _looking_ahead(this: Pass, batches: Iterator[Any]) -> Iterator[Any]:
         yield waiting
 
 
-def begun_anew(loader: Iterable[Any]) -> Iterator[Any]:
-    """The next epoch of a loader whose state is that of an epoch's end, which it may show once more before it."""
+def begun_anew(loader: Iterable[Any], note: Callable[[Iterator[Any]], object]) -> Iterator[Iterable[Any]]:
+    """The next epoch of a loader whose state is that of an epoch's end, which it may show once more before it.
+
+    Args:
+        loader: The loader.
+        note: Called with the iterator that the batches come from.
+
+    Yields:
+        Its batches, in parts.
+    """
     generators = rng.capture()
     batches = iter(loader)
     first = next(batches, _NOTHING)
+    if first is _NOTHING:
+        rng.restore(generators)
+        batches = iter(loader)
+    note(batches)
     if first is not _NOTHING:
-        return chain([first], batches)
-    rng.restore(generators)
-    return iter(loader)
+        yield (first,)
+    yield batches
 
 
 def warn_if_short(this: Pass) -> None:

@@ -222,11 +222,16 @@ def _batches_read(position: Position, size: int) -> int:
 
 
 def _of_stream(batches: Iterator[Any], ends_together: bool) -> Iterator[Any]:
-    """Each process's own stream; the processes ask one another at each batch whether anybody has one left."""
+    """Each process's own stream; the processes ask one another at each batch whether anybody has one left.
+
+    One that was put back behind its last batch begins with a borrowed one, which is none of its own.
+    """
     last: Any = _END
     while True:
-        batch = next(batches, _END)
-        if last is _END:
+        batch, is_first = next(batches, _END), last is _END
+        if batch.__class__ is Borrowed:
+            batch, last = _END, batch
+        if is_first:
             _check_not_the_same(batch)
         if not ends_together:
             if batch is _END:

@@ -316,7 +316,8 @@ def _is_alike(value: Any, now: Any) -> bool:
 def _check_loader(place: Any, source: str) -> None:
     """Checks the place of a loader that keeps it by itself; what it is made of is the loader's."""
     if place is not None:
-        _check_fields(place, {"state": _ANY, "generator": _ANY}, "loader.", source)
+        kinds = {"state": _ANY, "generator": _ANY} | ({"ended": _BOOLEAN} if "ended" in place else {})
+        _check_fields(place, kinds, "loader.", source)
         if place["generator"] is not None:
             _try(torch.Generator().set_state, place["generator"], "loader.generator", source)
 
