@@ -125,8 +125,10 @@ def build(job: dict[str, Any]) -> tuple[Trainer[Any], Witness]:
     plain_write_file = checkpoint.write_file
     checkpoint.write_file = write_file
     train_loader = DataLoader(Points(fault), BATCH, shuffle=True, num_workers=job.get("workers", 0))
+    workers = job.get("test_workers", 0)
+    test_loader = DataLoader(Points(), 32, num_workers=workers, persistent_workers=workers > 0)
     trainer = Trainer(
-        model, optimizer, train_fn, train_loader, eval_fn, DataLoader(Points(), 32), device="cpu", progress=False,
+        model, optimizer, train_fn, train_loader, eval_fn, test_loader, device="cpu", progress=False,
         accumulate=job.get("accumulate", 1),
     )  # fmt: skip
     saver = Checkpoint(job["folder"], every=job.get("every", 2), keep=job.get("keep", 3), best="val_loss")
@@ -144,7 +146,9 @@ def main(job: dict[str, Any]) -> None:
     log = os.open(job["report"] + ".log", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    own = {number: lambda *_: None for number in (signal.SIGTERM, signal.SIGUSR1)}
+    own: dict[int, Any] = {number: lambda *_: None for number in (signal.SIGTERM, signal.SIGUSR1)}
+    if not job.get("own", True):
+        own = dict.fromkeys(own, signal.SIG_DFL)
     own[signal.SIGINT] = signal.default_int_handler  # whatever the shell has its background jobs do
     for number, handler in own.items():
         signal.signal(number, handler)

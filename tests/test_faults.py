@@ -32,6 +32,7 @@ WHOLE = 120  # seconds; how long a test may be busy in all, on a machine with mu
 
 WITH_ARTICLE = {"batch": "a batch", "evaluation": "an evaluation", "save": "a save", "worker": "a data set"}
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
+KILL_IN_AN_EPOCH = {"place": "batch", "at": 4, "kind": "kill"}
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +257,35 @@ def test_a_signal_to_the_whole_group_reaches_the_loader_workers_and_does_no_harm
         one.check_retained()
         assert one.run()["fingerprint"] == expected
     seen("a signal to the script and its loader workers", 3, "Equal 3, Retained 3")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGUSR1"])
+def test_a_signal_to_the_whole_group_is_left_by_workers_that_were_there_before_the_fit(name, script, seen):
+    """Those of an epoch that goes on in its middle, and those of an evaluation that persist."""
+    expected = script("whole", workers=2).run()["fingerprint"]
+    one = script("stopped", workers=2, test_workers=1, own=False, pause=0.05, every=1, fault=KILL_IN_AN_EPOCH)
+    finish(one.begin())
+    begun = one.steps()
+    command = [sys.executable, fault_script.__file__, json.dumps(one.job)]
+    with subprocess.Popen(command, start_new_session=True) as process:
+        try:
+            wait_until_taken(one, begun + 2, process)
+            os.killpg(process.pid, getattr(signal, name))
+            process.wait(WHOLE)
+        finally:
+            process.kill()
+    ended = one.ended()
+    assert ended["raised"] == ("KeyboardInterrupt: " if name == "SIGINT" else f"SystemExit: {128 + signal.SIGUSR1}")
+    assert ended["step"] < STEPS
+    one.check_retained()
+    assert one.run()["fingerprint"] == expected
+    seen("a signal to the script and loader workers that were there before the fit", 1, "Equal 1, Retained 1")
+
+
+def wait_until_taken(one, steps, process):
+    deadline = time.monotonic() + WHOLE
+    while one.steps() < steps and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def check_ended_by(name, ended):

@@ -1,6 +1,7 @@
 import gc
 import multiprocessing
 import random
+import signal
 import time
 from itertools import chain
 
@@ -27,7 +28,7 @@ from torch.utils.data import (
 )
 
 from ignition.errors import ArgumentError
-from ignition.keyed import KeyedLoader, can_be_keyed
+from ignition.keyed import KeyedLoader, can_be_keyed, leaving_signals
 from ignition.keyed_order import unsharded
 from ignition.rng import capture, seed_everything
 from ignition.shards import Shard
@@ -823,6 +824,53 @@ def test_a_worker_can_read_other_samples():
 
 
 @pytest.mark.slow
+class Handlers(Dataset):
+    """What the process that loads does on Ctrl-C and on SIGUSR1: 0 for what ends it, 1 for nothing, 2 for its own."""
+
+    def __getitem__(self, index):
+        kinds = {signal.SIG_DFL: 0, signal.default_int_handler: 0, signal.SIG_IGN: 1}
+        return torch.tensor([kinds.get(signal.getsignal(name), 2) for name in (signal.SIGINT, signal.SIGUSR1)])
+
+    def __len__(self):
+        return 2
+
+
+@pytest.fixture
+def defaults():
+    """Ctrl-C and SIGUSR1 as in a script of its own."""
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGUSR1)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    yield
+    for name, handler in before.items():
+        signal.signal(name, handler)
+
+
+def test_workers_leave_signals_to_the_whole_group_to_the_script(defaults):
+    assert [batch.tolist() for batch in keyed(Handlers(), shuffle=False, num_workers=1)] == [[[1, 1], [1, 1]]]
+    assert [batch.tolist() for batch in keyed(Handlers(), shuffle=False)] == [[[0, 0], [0, 0]]]
+
+
+def test_a_workers_handlers_of_the_scripts_own_stay(defaults):
+    def own(worker):
+        signal.signal(signal.SIGINT, lambda number, frame: None)
+
+    assert [batch.tolist() for batch in keyed(Handlers(), shuffle=False, num_workers=1, worker_init_fn=own)] == [
+        [[2, 1], [2, 1]]
+    ]
+    signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    assert [batch.tolist() for batch in keyed(Handlers(), shuffle=False, num_workers=1)] == [[[1, 2], [1, 2]]]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_workers_of_any_loader_can_be_started_so(workers, defaults):
+    loader = DataLoader(Handlers(), 2, num_workers=workers)
+    with leaving_signals(loader), leaving_signals([1]):
+        batches = iter(loader)
+    assert [batch.tolist() for batch in batches] == [[[workers] * 2] * 2]
+    assert loader.worker_init_fn is None
+
+
 def test_workers_may_be_started_anew():
     alone = read(keyed())
     assert read(keyed(num_workers=1, timeout=60, multiprocessing_context="spawn")) == alone

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import signal
 
 import numpy as np
 import pytest
@@ -189,6 +191,28 @@ def test_nodes_of_torchdata_that_were_asked_for_their_place_before_go_on_at_the_
     loader = pipeline()
     place_of(loader)
     assert [batch.tolist() for batch in load_place(loader, place, ended=False).open()] == rest
+
+
+class Ignoring:
+    """Whether the process that loads ignores Ctrl-C."""
+
+    def __getitem__(self, index):
+        return int(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)
+
+    def __len__(self):
+        return 4
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_the_workers_of_a_loader_that_goes_on_leave_ctrl_c_to_the_script(ended):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        place = place_of(StatefulDataLoader(Ignoring(), 2, num_workers=1))
+        kept = load_place(StatefulDataLoader(Ignoring(), 2, num_workers=1), place, ended=ended)
+        assert [batch.tolist() for batch in kept.open()] == [[1, 1], [1, 1]]
+    finally:
+        signal.signal(signal.SIGINT, before)
+        gc.collect()  # the loaders end their workers when they go
 
 
 # What keeps its place

@@ -19,7 +19,7 @@ from ignition.codec import encode
 from ignition.data import Borrowed, check_place_kept, iterate, keeps_place
 from ignition.drawn import Drawn, Goal
 from ignition.errors import CheckpointError, warn
-from ignition.keyed import KeyedLoader
+from ignition.keyed import KeyedLoader, leaving_signals
 from ignition.loader_place import KeptPlace, load_place, place_of
 from ignition.sampler_memory import SamplerMemory, own_samplers
 from ignition.tensor_loader import TensorLoader
@@ -99,7 +99,8 @@ class EpochStart:
         self._drawn_from = None if is_keyed else _generators_of(loader)
         if is_keyed or keeps_place(loader) is None:
             return None
-        batches = iterate(loader)
+        with leaving_signals(loader):
+            batches = iterate(loader)
         self._note(batches)
         return self._followed(batches)
 

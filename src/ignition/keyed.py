@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -23,7 +24,9 @@ from ignition.keyed_order import KeyedIndices, KeyedOrder, drawn_under
 from ignition.rng import capture, key_of, keyed, restore, seed_fetching
 from ignition.shards import WHOLE, Borrowed, Fill, Shard, deal, drops_last
 
-__all__ = ["KeyedLoader", "can_be_keyed", "iterates_in_own_way"]
+__all__ = ["KeyedLoader", "can_be_keyed", "iterates_in_own_way", "leaving_signals"]
+
+_DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 
 
 def iterates_in_own_way(loader: Any) -> bool:
@@ -131,10 +134,26 @@ class KeyedLoader:
         return getattr(self._loader, name)
 
 
-class _WorkerStart:
-    """What a worker begins with: torchrun's signals to a process and all that it has started are not for its workers.
+@contextmanager
+def leaving_signals(loader: Any) -> Iterator[None]:
+    """Has the workers that a loader starts inside the block leave signals to the script, as those of a KeyedLoader."""
+    if not isinstance(loader, DataLoader) or not loader.num_workers:
+        yield
+        return
+    own = loader.worker_init_fn
+    loader.worker_init_fn = _WorkerStart(own)
+    try:
+        yield
+    finally:
+        loader.worker_init_fn = own
 
-    They would end at once, and with them the epoch, before there is a checkpoint.
+
+class _WorkerStart:
+    """What a worker begins with: signals to a process and all that it has started are not for its workers.
+
+    They would end at once, and with them the epoch, before there is a checkpoint. Those of torchrun do not reach them.
+    Ctrl-C and SIGUSR1 are ignored: a worker may have been started before the script took them over, as when an epoch
+    goes on in its middle, or not by a fork. What the script itself has set for them stays.
     """
 
     def __init__(self, own: Callable[[int], object] | None) -> None:
@@ -143,6 +162,10 @@ class _WorkerStart:
     def __call__(self, number: int) -> None:
         if "TORCHELASTIC_RUN_ID" in os.environ and hasattr(os, "setpgid"):
             os.setpgid(0, 0)
+        for name in ("SIGINT", "SIGUSR1"):
+            signal_number = getattr(signal, name, None)  # Windows has no SIGUSR1
+            if signal_number is not None and signal.getsignal(signal_number) in _DEFAULTS:
+                signal.signal(signal_number, signal.SIG_IGN)
         if self._own is not None:
             self._own(number)
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from ignition import rng
 from ignition.data import keeps_place
+from ignition.keyed import leaving_signals
 from ignition.passes import begun_anew
 
 __all__ = ["KeptPlace", "load_place", "place_of"]
@@ -34,7 +35,7 @@ class KeptPlace(NamedTuple):
         """The batches that come after the place; `note` is called with the iterator that they come from."""
         if self.ended:
             return chain.from_iterable(self._next_epoch(note))
-        with _showing_its_end(self.loader):
+        with _showing_its_end(self.loader), leaving_signals(self.loader):
             batches: Iterator[Any] = iter(self.loader)
         note(batches)
         self._put_generator_back()
@@ -42,7 +43,7 @@ class KeptPlace(NamedTuple):
 
     def _next_epoch(self, note: Callable[[Iterator[Any]], object]) -> Iterator[Iterable[Any]]:
         """As it is asked for, and not before: the first batch has to be read to see whether it is the next one's."""
-        with _showing_its_end(self.loader):
+        with _showing_its_end(self.loader), leaving_signals(self.loader):
             if isinstance(_stateful(self.loader), DataLoader):
                 # torchdata's StatefulDataLoader makes the iterator of the ended epoch once more, with the draws that
                 # this takes: here, from where the generators can be put back, before it makes that of the next one.
@@ -66,7 +67,8 @@ def place_of(loader: Any) -> dict[str, Any] | None:
     """Where a loader is that keeps its place by itself, with its own generator; None for any other loader."""
     if keeps_place(loader) is None:
         return None
-    state, generator = _stateful(loader).state_dict(), _generator_of(loader)
+    with leaving_signals(loader):  # torchdata's StatefulDataLoader may start its workers to tell
+        state, generator = _stateful(loader).state_dict(), _generator_of(loader)
     return {"state": state, "generator": None if generator is None else generator.get_state()}
 
 
