@@ -621,3 +621,13 @@ def test_a_generator_takes_no_state_that_it_cannot_draw_from(kind):
                 elif isinstance(one, (np.random.Generator, np.random.RandomState)):
                     one.normal(size=5)  # which numpy may read from outside its memory
     assert refused > 50
+
+
+@pytest.mark.parametrize(("array", "kind"), [(np.array(["text"]), "<U4"), (np.array([None]), "object")])
+def test_an_array_of_what_is_no_number_is_refused_with_its_kind_and_the_way(array, kind):
+    with pytest.raises(CheckpointError) as caught:
+        encode({"names": array}, {}, "trainer.state", exact=True)
+    given, expected, fix = caught.value.args
+    assert given == f"trainer.state.names is a ndarray of {kind}, which a checkpoint cannot hold"
+    assert "arrays of numbers" in expected
+    assert fix == "put it.tolist() there, or keep it elsewhere"

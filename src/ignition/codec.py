@@ -173,11 +173,14 @@ class _Encoder:
             encoded = self.encode(state, place, depth + 1)
             self.exact = exact
             return marked("object", encoded)
+        kind_of_array = f" of {value.dtype}" if isinstance(value, (np.ndarray, np.generic)) else ""
         raise CheckpointError(
-            f"{place} is {kind_of(value)}, which a checkpoint cannot hold",
-            expected="numbers, strings, None, tensors, arrays, random generators, lists, tuples and dicts of them, or "
-            "objects with state_dict and load_state_dict",
-            fix="give its class these two methods, or keep it elsewhere",
+            f"{place} is {kind_of(value)}{kind_of_array}, which a checkpoint cannot hold",
+            expected="numbers, strings, None, tensors, arrays of numbers, random generators, lists, tuples and dicts "
+            "of them, or objects with state_dict and load_state_dict",
+            fix="put it.tolist() there, or keep it elsewhere"
+            if kind_of_array
+            else "give its class these two methods, or keep it elsewhere",
         )
 
     def _container(self, value: Any, place: str, depth: int) -> Any:
