@@ -323,3 +323,27 @@ class TestItsPlace:
 def test_a_bad_argument_is_refused_at_once(make, words):
     with pytest.raises(ArgumentError, match=words):
         make(two_groups())
+
+
+def test_a_scheduler_that_has_come_to_its_end_says_what_to_do():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    schedule = LRSchedule(torchs.OneCycleLR(optimizer, 0.1, total_steps=2, cycle_momentum=False), every="step")
+    trainer = StandIn(optimizer)
+    trainer.step = 3
+    with pytest.raises(ArgumentError, match="was made for 2 ticks, and step 3 asks for one more") as caught:
+        trainer.fit(schedule, epochs=1)
+    assert "another fit behind it" in str(caught.value)
+
+
+def test_another_error_of_a_scheduler_comes_out_as_it_was():
+    class Failing(torchs.StepLR):
+        def step(self, epoch=None):
+            if self.last_epoch >= 0 and hasattr(self, "total_steps"):
+                raise ValueError("mine")
+            super().step(epoch)
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    scheduler = Failing(optimizer, 1)
+    scheduler.total_steps = 5
+    with pytest.raises(ValueError, match="mine"):
+        StandIn(optimizer).fit(LRSchedule(scheduler, every="step"), epochs=1)

@@ -182,10 +182,22 @@ class LRSchedule(Callback):
         return () if self.monitor is None else (self.monitor,)
 
     def _tick(self, trainer: Trainer[Any]) -> None:
-        if self.monitor is None:
-            self.scheduler.step()
-        else:
-            self.scheduler.step(trainer.history.latest(self.monitor))
+        try:
+            if self.monitor is None:
+                self.scheduler.step()
+            else:
+                self.scheduler.step(trainer.history.latest(self.monitor))
+        except ValueError as error:  # OneCycleLR's, which names the numbers alone
+            most = getattr(self.scheduler, "total_steps", None)
+            if not isinstance(most, int) or self.scheduler.last_epoch <= most:
+                raise
+            raise ArgumentError(
+                f"the scheduler of {self!r} was made for {most} ticks, and step {trainer.step} asks for one more",
+                "a fit that ends with them",
+                "make it for all steps of the fit, total_steps=...; a fit that goes on from a checkpoint has the "
+                "scheduler of the checkpoint: have it end where that does, and train on in another fit behind it with "
+                "a new one, or begin anew in another folder",
+            ) from error
 
     def _tick_after_step(self, trainer: Trainer[Any]) -> None:
         if trainer.updated(self.scheduler.optimizer):  # not where it left the step out, or an overflow did
