@@ -19,8 +19,8 @@ ORDER = """
     errors types structure lazy_modules position running files distributed parting
     device generators rng shards drawn keyed_order keyed precision dtensors fsdp_plan fsdp sharded_weights
     weighing strategy batch_norm roll_call gradient_sync gradients window optimize duration transfer
-    memory metric_objects means metrics tensor_loader data reading said processes signature modes notes optimizers
-    capturable granted side_effects step_graphs predictions
+    memory metric_objects means metrics tensor_loader data data_order reading said processes signature modes notes
+    optimizers capturable granted side_effects step_graphs predictions
     ranking plots figures records markup history notebook progress buffers weights averages lr_finder
     report arguments goal passes loader_place loader_advice
     gathered_metrics model_parts in_place encoded_values plain_copy codec sampler_memory epoch_start
@@ -30,8 +30,9 @@ ORDER = """
     callbacks.stopping callbacks.averaging
     callbacks.display callbacks.logging callbacks.profiling callbacks.tracking callbacks.tensorboard_folder
     callbacks.mlflow_run callbacks.wandb_file callbacks.wandb_run callbacks.pruning callbacks.checkpointing callbacks
-    events assigned steps first_step unused_gradients training recording captured loop settings fitting evaluation
-    trial finding trainer check_report check_runs data_checks model_checks training_checks checks summary
+    events assigned steps first_step unused_gradients training recording captured loop settings differences fitting
+    evaluation trial finding
+    trainer check_report check_runs data_checks model_checks training_checks checks summary
     ignition
 """
 LAYERS = ORDER.split()

@@ -12,7 +12,15 @@ from ignition import TensorLoader
 from ignition.background import Writer
 from ignition.checkpoint import Content
 from ignition.errors import CheckpointError
-from ignition.matching import check_data, check_dense, check_model, check_place, checked_optimizers, data_size
+from ignition.matching import (
+    check_data,
+    check_dense,
+    check_model,
+    check_order_kept,
+    check_place,
+    checked_optimizers,
+    data_size,
+)
 from ignition.snapshot import capture
 from ignition.structure import key_in
 
@@ -270,3 +278,22 @@ def test_more_batches_than_an_epoch_has_are_told_and_its_last_round_may_be_split
     with pytest.raises(CheckpointError, match="says that 3 batches are done of the 2 of an epoch"):
         check_place([0, 1], state, "runs/a")
     check_place([0, 1], {"processes": {"others": [{}]}, "position": {"batch": 3, "offset": 1}}, "runs/a")
+
+
+@pytest.mark.parametrize(("epoch", "batch"), [(2, 1), (2, 0), (0, 3)])
+def test_another_order_is_refused_inside_an_epoch_alone(epoch, batch):
+    def state(**options):
+        return {"order": {"epoch": epoch}, "position": {"batch": batch}, "fit": {"options": options}}
+
+    loader = DataLoader(range(9), 4, shuffle=True)
+    check_order_kept(loader, state(), "a")  # of which nothing is known
+    check_order_kept(loader, state(**{"order of train_loader": "shuffled by RandomSampler"}), "a")
+    if not (epoch and batch):
+        check_order_kept(loader, state(**{"order of train_loader": "in order"}), "a")
+        return
+    with pytest.raises(CheckpointError) as caught:
+        check_order_kept(loader, state(**{"order of train_loader": "in order"}), "runs/a")
+    assert caught.value.args[0] == (
+        "the checkpoint runs/a is from the middle of an epoch that was read in order, and now train_loader reads "
+        "shuffled by RandomSampler"
+    )

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from ignition import Trainer, freeze, optimize
-from ignition.callbacks import LinearDecay, LRSchedule, Schedule
+from ignition.callbacks import Callback, Checkpoint, CSVLogger, LinearDecay, LRSchedule, Schedule, TerminateOnNaN
 from ignition.errors import HyperparameterError
-from ignition.settings import Settings
+from ignition.settings import Settings, options_of, settings_of
 
 
 class Own:
@@ -211,3 +211,64 @@ def test_a_schedule_of_a_fit_that_never_began_counts_from_the_next_one():
     trainer.callbacks = [schedule]
     trainer.fit(epochs=2)
     assert trainer.history["lr"][-2:] == pytest.approx([0.1, 0.09])
+
+
+# In words
+
+
+class Made(Callback):
+    """A callback of the user's, with arguments of many kinds."""
+
+    def __init__(self, plain, array, function, renamed, many):
+        self.plain, self.array, self.function, self.many, self.other = plain, array, function, many, renamed
+
+
+def test_what_a_callback_was_made_with_is_told_as_far_as_it_is_plain(tmp_path):
+    trainer = training(set(), accumulate=2)
+    own = Made({"a": (1, 2.5)}, torch.zeros(3), print, 4, list(range(99)))
+    trainer.callbacks = [own, TerminateOnNaN({"b", "a"}), CSVLogger(tmp_path / "a.csv"), Checkpoint(tmp_path), own]
+    options = options_of(trainer, eval_every=None)
+    told = {name: text for name, text in options.items() if name.startswith(("Made", "Terminate", "CSV", "Check"))}
+    many = told.pop("Made, many")
+    assert many.startswith("[0, 1, 2, 3")
+    assert len(many) < 100
+    assert told.pop("Made 2, many") == many
+    assert told == {
+        "Made": "a callback of the script's", "Made, plain": "{'a': [1, 2.5]}",
+        "TerminateOnNaN": "a callback", "TerminateOnNaN, metrics": "['a', 'b']",
+        "Checkpoint": "a callback", "Checkpoint, best": "None", "Checkpoint, mode": "None",
+        "Made 2": "a callback of the script's", "Made 2, plain": "{'a': [1, 2.5]}",
+    }  # fmt: skip
+    assert {name: options[name] for name in ("accumulate", "clip_norm", "eval_every", "order of train_loader")} == {
+        "accumulate": "2", "clip_norm": "None", "eval_every": "None", "order of train_loader": "in order"
+    }  # fmt: skip
+
+
+def test_what_torchs_schedulers_were_made_with_is_told_without_what_moves():
+    schedulers = torch.optim.lr_scheduler
+    trainer = training(set())
+    sgd = trainer.optimizer
+    parts = [schedulers.ConstantLR(sgd, 0.5, 3), schedulers.StepLR(sgd, 4)]
+    trainer.callbacks = [
+        LRSchedule(schedulers.SequentialLR(sgd, parts, [3])),
+        LRSchedule(schedulers.MultiStepLR(sgd, [2, 5])),
+        LRSchedule(schedulers.ReduceLROnPlateau(sgd, patience=7), monitor="val_loss"),
+    ]
+    told = {name: text for name, text in settings_of(trainer).items() if name.startswith("LRSchedule")}
+    assert told["LRSchedule(SequentialLR), schedulers[0].factor"] == "0.5"
+    assert told["LRSchedule(SequentialLR), schedulers[1].step_size"] == "4"
+    assert told["LRSchedule(SequentialLR), milestones"] == "[3]"
+    assert told["LRSchedule(MultiStepLR), milestones"] == "[[2, 1], [5, 1]]"
+    assert told["LRSchedule(ReduceLROnPlateau), patience"] == "7"
+    sgd.step()
+    for callback in trainer.callbacks[:2]:
+        callback.scheduler.step()
+    trainer.callbacks[2].scheduler.step(3.0)
+    trainer.callbacks[2].scheduler.step(4.0)
+    assert {name: settings_of(trainer)[name] for name in told} == told
+
+
+def test_an_address_is_no_difference():
+    trainer = stand_in(own=Own(), optimizer=None)
+    trainer.callbacks = []
+    assert settings_of(trainer) == {"own": f"<{Own.__module__}.Own object>"}

@@ -33,8 +33,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:no record yet", "ignore:the chec
 # What may be another value than it was, as a script may have made it so or another run may have come to it; the rest
 # has one form alone.
 OPEN = {
-    "fit.stop_reason", "fit.settings", "optimizers", "callbacks", "extra", "metrics", "gradients", "frozen", "state",
-    "hyper", "history", "generators", "means", "pending", "unit", "seed", "seconds", "scales", "best",
+    "fit.stop_reason", "fit.settings", "fit.options", "fit.epochs", "fit.steps", "optimizers", "callbacks", "extra",
+    "metrics", "gradients", "frozen", "state", "hyper", "history", "generators", "means", "pending", "unit", "seed",
+    "seconds", "scales", "best",
 }  # fmt: skip
 OF_THE_USER = {"state", "hyper", "callbacks.LRSchedule"}  # with which the user's own function may fail
 MAKERS = {"gathering": gathering, "scaled": scaled}
@@ -238,6 +239,8 @@ def test_more_batches_than_an_epoch_has_are_refused(batch, tmp_path):
         ("history.records.0.step", 8, "the last step in history in state.json is 8"),
         ("history.records.0.epoch", 4, "the last epoch in history"),
         ("fit.settings.scale", 1, "an object of texts"),
+        ("fit.options.accumulate", 1, "an object of texts"),
+        ("fit.epochs", "three", "a whole number, 0 or more, or null"),
         ("frozen", [1], "a list of names"),
         ("trained.head.bias", 1, "an object of booleans"),
         ("best", {"metric": "val_loss"}, "best.value in state.json is missing"),

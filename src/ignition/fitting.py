@@ -19,6 +19,8 @@ from ignition.captured import warn_of_captured
 from ignition.checkpoint import check_replaceable
 from ignition.codec import encode
 from ignition.data import batch_weight, can_be_looked_at, items_of, iterate
+from ignition.data_order import ORDER, SAMPLES, order_of
+from ignition.differences import Run, tell_differences, tell_of_finished
 from ignition.errors import ArgumentError, CheckpointError, warn
 from ignition.events import Events, check_callbacks
 from ignition.goal import Goal, check_goal
@@ -26,7 +28,7 @@ from ignition.memory import Memory
 from ignition.parting import check_alike, raised_alike, together
 from ignition.recording import check_columns_can_come
 from ignition.sampler_memory import own_samplers
-from ignition.settings import Settings, settings_of
+from ignition.settings import Settings, options_of, settings_of
 from ignition.sharded_checkpoint import read, write
 from ignition.snapshot import apply, capture
 from ignition.step_graphs import step_graphs
@@ -89,8 +91,12 @@ def _fit(
         training.epoch_start.look_at(trainer.train_loader)
         training.evaluation_start.look_at(trainer.test_loader, trainer.train_loader)
         training.fit = begun = previous if goes_on else _next_fit(trainer)
-        if saver is not None and _was_finished(trainer, saver, resume, goes_on, epochs, steps):
+        asked: dict[str, Any] = {"epochs": epochs, "steps": steps, "options": {ORDER: order_of(trainer.train_loader)}}
+        if saver is not None:
+            asked["options"] = options_of(trainer, eval_every=eval_every, max_eval_steps=max_eval_steps)
+        if saver is not None and _was_finished(trainer, saver, resume, goes_on, asked):
             return
+        training.fit |= asked
         goal = Goal(
             *_end(training.fit, epochs, steps), eval_every, max_eval_steps, None if saver is None else saver.save_every
         )
@@ -266,32 +272,44 @@ def _saver(callbacks: list[Any], resume: Any) -> Checkpoint | None:
     return savers[0] if savers else None
 
 
-def _was_finished(
-    trainer: Trainer[Any], saver: Checkpoint, resume: bool, goes_on: bool, epochs: int | None, steps: int | None
-) -> bool:
-    """Goes where an earlier run of the script was; whether that had done this fit already."""
+def _was_finished(trainer: Trainer[Any], saver: Checkpoint, resume: bool, goes_on: bool, asked: dict[str, Any]) -> bool:
+    """Goes where an earlier run of the script was; whether that had done this fit already.
+
+    Args:
+        trainer: Between two fits.
+        saver: The Checkpoint among its callbacks.
+        resume: Whether to go on from an earlier run.
+        goes_on: Whether it is the Trainer's last fit once more.
+        asked: What the script says of this fit.
+    """
     training = trainer.training
-    mine, number = training.fit["settings"], training.fit["number"]
+    begun, number = training.fit, training.fit["number"]
+    if goes_on and SAMPLES in begun.get("options", {}):  # as then: callbacks may have changed weights and indices
+        asked["options"][SAMPLES] = begun["options"][SAMPLES]
+    script = Run(None if training.processes.seed_drawn else trainer.seed, begun | asked)
     was_ended = saver.take_up(trainer, resume, goes_on)
     if trainer.seed is None:
         trainer.seed = torch.initial_seed() % 2**63  # draws nothing, and leaves the generators as they are
         training.seeded = True
-    if not was_ended:
-        theirs, trainer.stop_reason = training.fit["settings"], training.fit["stop_reason"]
-    elif training.fit["stop_reason"] is not None or saver.is_beyond(number) or _is_reached(trainer, epochs, steps):
+    checkpoint, is_loaded = Run(trainer.seed, dict(training.fit)), training.fit is not begun
+    is_done = training.fit["stop_reason"] is not None or saver.is_beyond(number)
+    if was_ended and (is_done or _is_reached(trainer, asked["epochs"], asked["steps"])):
         trainer.stop_reason = training.fit["stop_reason"]
         for callback in trainer.callbacks:  # the averages that it keeps are there for the code after this fit
             callback.prepare(trainer)
-        training.progress.say(f"fit {number} was finished at step {trainer.step}, and is passed over")
+        head = f"fit {number} was finished at step {trainer.step}, and is passed over"
+        training.progress.say(head)
+        tell_of_finished(trainer, script, checkpoint, head, saver.folder, not saver.is_beyond(number))
         return True
-    else:  # the number has been raised since
-        theirs, training.fit["ended"] = training.fit["settings"], False
-    if training.position.step > training.fit["start_step"] or theirs is not mine:
-        training.progress.say(f"goes on from {saver.last_path or 'memory'} at step {trainer.step}")
-    for name in sorted(mine.keys() | theirs.keys()):
-        if mine.get(name) != theirs.get(name):
-            here, there = mine.get(name, "nothing"), theirs.get(name, "nothing")
-            training.progress.say(f"  {name}: {here} in the script, {there} in the checkpoint, which counts")
+    if was_ended:  # the number has been raised since
+        training.fit["ended"] = False
+    else:
+        trainer.stop_reason = training.fit["stop_reason"]
+    head = f"goes on from {saver.last_path or 'memory'} at step {trainer.step}"
+    if training.position.step > training.fit["start_step"] or is_loaded:
+        training.progress.say(head)
+    if is_loaded:
+        tell_differences(trainer, script, checkpoint, head, saver.folder)
     return False
 
 

@@ -17,6 +17,7 @@ from ignition.buffers import is_unset
 from ignition.checkpoint import Content
 from ignition.codec import decode
 from ignition.data import keeps_place, length_of, sure_length
+from ignition.data_order import ORDER, order_of
 from ignition.errors import CheckpointError
 from ignition.structure import key_in, named
 
@@ -25,6 +26,7 @@ __all__ = [
     "check_data",
     "check_dense",
     "check_model",
+    "check_order_kept",
     "check_place",
     "checked_optimizers",
     "data_size",
@@ -150,6 +152,18 @@ def check_data(loader: Any, state: Mapping[str, Any], source: str) -> None:
             f"and now it is {'none' if keeps_place(loader) is None else 'one'} that keeps its place by itself",
             expected="the same loader",
             fix="use the one with which the checkpoint was written, or begin anew in another folder",
+        )
+
+
+def check_order_kept(loader: Any, state: Mapping[str, Any], source: str) -> None:
+    """Raises CheckpointError if an epoch that is open was read in another order than the loader's."""
+    now_by, then_by = order_of(loader), state["fit"].get("options", {}).get(ORDER)
+    if state["order"].get("epoch") and state["position"]["batch"] and then_by not in (None, now_by):
+        raise CheckpointError(
+            f"the checkpoint {source} is from the middle of an epoch that was read {then_by}, and now train_loader "
+            f"reads {now_by}",
+            expected="the same order until that epoch's end, since the place in it is part of the checkpoint",
+            fix="put the order back until an epoch has ended, where it may change; or begin anew in another folder",
         )
 
 

@@ -43,6 +43,7 @@ class Processes:
     Attributes:
         many: Whether there are other processes.
         asked: What this process was asked for, and the others do not know yet.
+        seed_drawn: Whether the seed that all have was given to none of them.
         sharded: The models under FSDP (`ignition.fsdp.Sharded`), once they are.
     """
 
@@ -54,7 +55,7 @@ class Processes:
         self._unit: float | None = None
         self._sync: GradientSync | None = None
         self._device = device
-        self._seed_drawn = self._warned = False
+        self.seed_drawn = self._warned = False
         self._wrapped: tuple[list[int], Any] | None = None
         self._between = 1
         self._before: tuple[float, int] | None = None
@@ -65,7 +66,7 @@ class Processes:
         """The seed of the first process for all: the one given, else the one that its torch has; as given in one."""
         if not self.many:
             return seed
-        self._seed_drawn = seed is None
+        self.seed_drawn = seed is None
         mine = torch.initial_seed() % 2**63 if seed is None else seed
         with together():
             return int(distributed.text_of_main(str(mine)))
@@ -75,7 +76,7 @@ class Processes:
         number = distributed.rank()
         if number:
             rng.seed_everything(rng.key_of(seed, "process", number))
-        elif not self._seed_drawn:
+        elif not self.seed_drawn:
             rng.seed_everything(seed)
 
     # One model
@@ -190,7 +191,7 @@ class Processes:
         options = {
             "strategy": self.strategy, "accumulate": rules.accumulate, "clip_norm": rules.clip_norm,
             "precision": trainer._precision, "compile": trainer.compile, "batch_axis": trainer.batch_axis,
-            "device": self._device.type, "seed": "drawn" if self._seed_drawn else "given",
+            "device": self._device.type, "seed": "drawn" if self.seed_drawn else "given",
         }  # fmt: skip
         return {name: plainly(value) for name, value in options.items()}
 

@@ -43,6 +43,11 @@ class Progress:
         self._table: LiveTable | None = None
 
     @property
+    def is_shown(self) -> bool:
+        """Whether there is any output."""
+        return self._shown
+
+    @property
     def is_open(self) -> bool:
         """Whether a bar is shown."""
         return bool(self._bars)

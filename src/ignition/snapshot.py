@@ -18,7 +18,15 @@ from ignition.data import can_shift
 from ignition.errors import CheckpointError, ProcessError
 from ignition.gathered_metrics import restore_metrics
 from ignition.lazy_modules import set_sizes
-from ignition.matching import check_data, check_dense, check_model, check_place, checked_optimizers, data_size
+from ignition.matching import (
+    check_data,
+    check_dense,
+    check_model,
+    check_order_kept,
+    check_place,
+    checked_optimizers,
+    data_size,
+)
 from ignition.model_parts import modules_of, parameters_of, parts_of
 from ignition.modes import set_frozen
 from ignition.optimizer_states import SavedOptimizers, check_optimizer_state, load_optimizer_state
@@ -197,6 +205,7 @@ def _checked(training: Training, content: Content, source: str) -> list[tuple[st
         check_optimizer_state(one, optimizers[name], name, source, to_be)
     part = own_part(state, source)
     check_data(trainer.train_loader, state, source)
+    check_order_kept(trainer.train_loader, state, source)
     check_place(trainer.train_loader, state, source)
     objects: list[tuple[Any, Any]] = []
     extra = decode(state["extra"], others, device=device)

@@ -150,6 +150,9 @@ _FIT = _NO_FIT | {
     "start_epoch": _COUNT, "start_step": _COUNT, "ended": _BOOLEAN,
     "settings": _Kind("an object of texts", _is_dict_of(str)),
 }  # fmt: skip
+_FIT_LATER = {  # not in the first checkpoints that were written
+    "options": _FIT["settings"], "epochs": _or_none(_COUNT), "steps": _or_none(_COUNT)
+}  # fmt: skip
 _BEST = {"metric": _TEXT, "value": _NUMBER}
 _SCALE = {
     "scale": _UNIT, "growth_factor": _UNIT, "backoff_factor": _UNIT, "growth_interval": _COUNT,
@@ -171,6 +174,7 @@ def check_state(state: Mapping[str, Any], source: str) -> None:
     position, fit = state["position"], state["fit"]
     _check_fields(position, _POSITION, "position.", source)
     _check_fields(fit, _FIT if fit.get("number") != 0 else _NO_FIT, "fit.", source)
+    _check_fields(fit, {name: kind for name, kind in _FIT_LATER.items() if name in fit}, "fit.", source)
     _check_fields(state["data"], _DATA, "data.", source)
     _check_fields(state["processes"], {"others": _LIST}, "processes.", source)
     for index, other in enumerate(state["processes"]["others"]):

@@ -69,6 +69,7 @@ class LinearDecay(Schedule):
             return start + (end - start) * done / whole  # divided last: whole numbers come out whole
 
         super().__init__(name, _decay(start, end, length, line), every=every, optimizer=optimizer, group=group)
+        self.start_value, self.end_value, self.max_epochs, self.max_steps = start, end, max_epochs, max_steps
 
 
 class ExponentialDecay(Schedule):
@@ -123,6 +124,7 @@ class ExponentialDecay(Schedule):
             return float(sign * abs(start) ** (1 - done / whole) * abs(end) ** (done / whole))
 
         super().__init__(name, _decay(start, end, length, power), every=every, optimizer=optimizer, group=group)
+        self.start_value, self.end_value, self.max_epochs, self.max_steps = start, end, max_epochs, max_steps
 
 
 class CosineDecay(Schedule):
@@ -171,6 +173,7 @@ class CosineDecay(Schedule):
             return _half_cosine(start, end, done / whole)
 
         super().__init__(name, _decay(start, end, length, cosine), every=every, optimizer=optimizer, group=group)
+        self.start_value, self.end_value, self.max_epochs, self.max_steps = start, end, max_epochs, max_steps
 
 
 class CosineAnneal(Schedule):
@@ -232,6 +235,8 @@ class CosineAnneal(Schedule):
             return start if since == 0 else _between(start, _half_cosine(start, end, since / length), end)
 
         super().__init__(name, fn, every=every, optimizer=optimizer, group=group)
+        self.start_value, self.end_value, self.multiplier, self.cycles = start, end, factor, last
+        self.period_epochs, self.period_steps = period_epochs, period_steps
 
 
 class StepDecay(Schedule):
@@ -299,6 +304,9 @@ class StepDecay(Schedule):
                 return float(start * ratio ** sum(milestone < count for milestone in milestones))
 
         super().__init__(name, fn, every=_unit(option), optimizer=optimizer, group=group)
+        self.start_value, self.factor = start, ratio
+        self.period_epochs, self.period_steps = period_epochs, period_steps
+        self.milestone_epochs, self.milestone_steps = milestone_epochs, milestone_steps
 
 
 def _decay(start: float, end: float, length: int, curve: Callable[[int, int], float]) -> Callable[[int], float]:

@@ -83,7 +83,7 @@ class Warmup(Schedule):
             return 1.0 if count >= length else low + (1 - low) * max(count, 1) / length
 
         super().__init__("lr" if name is None else name, fn, every="step", optimizer=optimizer, group=group)
-        self.steps = length
+        self.steps, self.start_factor = length, low
         self.then = then
 
     def _value(self, epochs: int, steps: int, own: float | None) -> float | None:
