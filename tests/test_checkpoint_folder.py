@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ignition.checkpoint import Content, OtherVersion, write
 from ignition.checkpoint_folder import (
+    best_of,
     end_of,
     is_end,
     is_name,
@@ -203,3 +204,13 @@ def test_an_end_of_another_release_is_told_as_such(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(OtherVersion):
         end_of(2, tmp_path / "fit-003-step-000000009")
+
+
+@pytest.mark.parametrize(("mode", "best"), [("min", (1.0, 4)), ("max", (3.0, 6))])
+def test_the_best_checkpoint_is_told_by_the_records_of_the_steps(mode, best):
+    paths = [Path("runs") / name_of(1, step) for step in (2, 4, 5, 6)]
+    losses = {2: 2.0, 3: 0.5, 4: 1.0, 6: 3.0, 8: float("nan")}
+    rows = [{"step": 1}, *({"step": step, "loss": value} for step, value in losses.items())]
+    assert best_of(paths, rows, "loss", mode) == (best[0], Path("runs") / name_of(1, best[1]))
+    assert best_of(paths, rows, "acc", mode) is None
+    assert best_of([], rows, "loss", mode) is None

@@ -183,11 +183,25 @@ def test_the_best_so_far_survives_a_resume(tmp_path):
     assert len(trainer.history) == 5
 
 
-def test_with_another_metric_nothing_is_best_so_far(tmp_path):
-    make(tmp_path, [5, 1, 4], best="val_loss")[0].fit(epochs=3)
-    trainer, saver = make(tmp_path, [2, 3], best="val_loss", mode="max")
-    trainer.fit(epochs=5, resume=True)
-    assert saver.best_value == 3
+@pytest.mark.parametrize(("keep", "best"), [(9, 5), (3, 4)])  # of those that are still there
+def test_with_another_metric_the_history_tells_which_checkpoint_is_the_best(keep, best, tmp_path):
+    make(tmp_path, [5, 1, 4], best="val_loss", keep=keep)[0].fit(epochs=3)
+    trainer, saver = make(tmp_path, [2, 3], best="val_loss", mode="max", keep=2)
+    with pytest.warns(IgnitionWarning, match="Checkpoint, mode: 'max' in the script, which counts, 'min' in the"):
+        trainer.fit(epochs=5, resume=True)
+    assert saver.best_value == best
+    assert saver.best_path is not None
+    assert state(saver.best_path)["history"]["records"][-1]["val_loss"] == best
+
+
+def test_a_checkpoint_that_is_best_by_another_metric_too_stays(tmp_path):
+    make(tmp_path, [5, 1, 4], keep=1, best="val_loss")[0].fit(epochs=3)
+    trainer, saver = make(tmp_path, [3, 2], keep=1, best="train_loss")
+    with pytest.warns(IgnitionWarning, match="Checkpoint, best: 'train_loss' in the script"):
+        trainer.fit(epochs=5, resume=True)
+    kept = {path: state(path)["history"]["records"][-1]["train_loss"] for path in tmp_path.glob("fit-*")}
+    assert saver.best_value == min(kept.values())
+    assert kept[saver.best_path] == saver.best_value
 
 
 def test_a_metric_that_nobody_returns_is_an_error_that_lists_those_there_are(tmp_path):

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ignition import sharded_checkpoint
 from ignition.checkpoint import Content, OtherVersion
-from ignition.errors import CheckpointError
+from ignition.errors import ArgumentError, CheckpointError
+from ignition.ranking import Mode, best_index
 
-__all__ = ["end_of", "is_end", "is_name", "name_of", "paths_in", "place_in", "read_named", "to_be_removed"]
+__all__ = [
+    "best_of",
+    "checked_folder",
+    "end_of",
+    "is_end",
+    "is_name",
+    "name_of",
+    "paths_in",
+    "place_in",
+    "read_named",
+    "to_be_removed",
+]
 
 _NAME = re.compile(r"fit-(\d{3,})-step-(\d{9,})(-end)?")
+
+
+def checked_folder(folder: Any) -> Path:
+    """The folder that `Checkpoint` is given. Raises ArgumentError if it is no path of one."""
+    if not isinstance(folder, (str, os.PathLike)) or not isinstance(os.fspath(folder), str) or not os.fspath(folder):
+        raise ArgumentError(
+            f"Checkpoint got {folder!r} as its folder",
+            "the path of a folder",
+            "for example Checkpoint('runs/digits')",
+        )
+    return Path(folder)
 
 
 def name_of(fit: int, step: int, ending: str = "") -> str:
@@ -41,6 +66,17 @@ def place_in(path: Path) -> tuple[int, int, bool]:
 def is_end(path: Path) -> bool:
     """Whether a checkpoint is that of a fit's end."""
     return place_in(path)[2]
+
+
+def best_of(paths: list[Path], rows: Iterable[Mapping[str, Any]], metric: str, mode: Mode) -> tuple[float, Path] | None:
+    """The best value of a metric among some checkpoints, by the records of their steps, and the checkpoint; or None.
+
+    A record of a later fit has a later step, but where a fit ended, which has the same weights.
+    """
+    values = {row["step"]: row[metric] for row in rows if isinstance(row.get(metric), (int, float))}
+    known = [path for path in paths if place_in(path)[1] in values]
+    best = best_index([values[place_in(path)[1]] for path in known], mode)
+    return None if best is None else (values[place_in(known[best])[1]], known[best])
 
 
 def read_named(path: Path) -> Content:

@@ -13,7 +13,17 @@ from ignition.callbacks.base import Callback
 from ignition.callbacks.saving import mode_of
 from ignition.callbacks.schedule import positive_count
 from ignition.checkpoint import Content
-from ignition.checkpoint_folder import end_of, is_name, name_of, paths_in, place_in, read_named, to_be_removed
+from ignition.checkpoint_folder import (
+    best_of,
+    checked_folder,
+    end_of,
+    is_name,
+    name_of,
+    paths_in,
+    place_in,
+    read_named,
+    to_be_removed,
+)
 from ignition.data import check_place_kept
 from ignition.duration import seconds_of
 from ignition.errors import ArgumentError, CheckpointError, warn
@@ -87,23 +97,13 @@ class Checkpoint(Callback):
         best: str | None = None,
         mode: Mode | None = None,
     ) -> None:
-        if (
-            not isinstance(folder, (str, os.PathLike))
-            or not isinstance(os.fspath(folder), str)
-            or not os.fspath(folder)
-        ):
-            raise ArgumentError(
-                f"Checkpoint got {folder!r} as its folder",
-                "the path of a folder",
-                "for example Checkpoint('runs/digits')",
-            )
+        self.folder = checked_folder(folder)
         if mode is not None and best is None:
             raise ArgumentError(
                 f"mode={mode!r} without best",
                 "the metric it is about: best='val_acc'",
                 "pass best= too, or leave mode= out",
             )
-        self.folder = Path(folder)
         self.every = every
         self.keep = positive_count("keep of Checkpoint", keep)
         self.best = best
@@ -256,6 +256,9 @@ class Checkpoint(Callback):
             path, content = end_of(number, path)
         apply(trainer.training, content, str(path))
         self.last_path = path
+        if self.best is not None and self.mode is not None and self.best_path is None:  # it may be new in the script
+            found = best_of(paths_in(self.folder), trainer.history.rows, self.best, self.mode)
+            self.best_value, self.best_path = found or (None, None)
         self._saved = self._place(trainer)
         self._epochs, self._recorded = trainer.history.epochs, len(trainer.history)
         return bool(content.state["fit"]["ended"])
@@ -328,7 +331,7 @@ class Checkpoint(Callback):
             )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` returned; of another metric nothing is best so far."""
+        """Takes back what `state_dict` returned; of another metric the history tells what is best so far."""
         if (state["best"], state["mode"]) != (self.best, self.mode):
             state = {"best_value": None, "best_name": None}
         self.best_value = state["best_value"]
@@ -358,13 +361,8 @@ class Checkpoint(Callback):
 
     def _place(self, trainer: Trainer[Any]) -> tuple[Any, ...]:
         """What tells two states of one training apart."""
-        return (
-            trainer.training.fit["number"],
-            trainer.step,
-            trainer.epoch_open,
-            len(trainer.history),
-            trainer.history.epochs,
-        )
+        fit, history = trainer.training.fit, trainer.history
+        return fit["number"], trainer.step, trainer.epoch_open, len(history), history.epochs
 
     def _save(self, trainer: Trainer[Any], ending: str, improved: bool) -> None:
         self._writer.finish()  # the copies' memory is used again
