@@ -37,7 +37,8 @@ def tell_differences(trainer: Trainer[Any], script: Run, checkpoint: Run, head: 
         head: What is said before, for a warning.
         folder: Where the checkpoint is.
     """
-    warned = [*_warn_of_another_run(script, checkpoint, folder), *_warn_of_short_schedules(script, checkpoint)]
+    warned = _warn_of_another_run(script, checkpoint, folder)
+    warned += _warn_of_short_schedules(script.fit["settings"], checkpoint.fit["settings"])
     lines = _lines(script, checkpoint)
     for name in _GOALS:
         mine, theirs = script.fit.get(name), checkpoint.fit.get(name)
@@ -83,7 +84,7 @@ def _lines(script: Run, checkpoint: Run, is_over: bool = False) -> dict[str, str
     untold = {name for name in in_one if CALLBACK not in (mine.get(name), theirs.get(name))}
     for kind in ("settings", "options"):
         here, there = script.fit[kind], checkpoint.fit.get(kind, {})
-        if not there and kind == "options":  # written before there were any
+        if kind == "options" and SAMPLES not in there:  # of a fit without a Checkpoint, or of an older release
             continue
         for name in sorted(here.keys() | there.keys()):
             # Of a callback that one of them lacks there is nothing else to be said.
@@ -125,18 +126,16 @@ def _warn_of_another_run(script: Run, checkpoint: Run, folder: object) -> list[s
     return told
 
 
-def _warn_of_short_schedules(script: Run, checkpoint: Run) -> list[str]:
-    """Warns of schedulers that were made for fewer ticks than the script's; returns the names of what it has told."""
-    return [*_short_schedules(script.fit["settings"], checkpoint.fit["settings"])]
-
-
-def _short_schedules(mine: Mapping[str, str], theirs: Mapping[str, str]) -> Iterator[str]:
+def _warn_of_short_schedules(mine: Mapping[str, str], theirs: Mapping[str, str]) -> Iterator[str]:
+    """Warns of schedulers that were made for fewer ticks than the script's; yields the names of what it has told."""
     for name, count in mine.items():
-        if name.endswith("total_steps") and name in theirs and theirs[name] != count:
+        most = theirs.get(name, "")
+        is_count = name.startswith("LRSchedule(OneCycleLR)") and name.endswith(", total_steps") and most.isdecimal()
+        if is_count and int(most) < int(count):
             warn(
-                f"{name} is {count} in the script and {theirs[name]} in the checkpoint, which counts: torch ends a "
-                f"training that goes on after {theirs[name]} ticks with an error. Have this fit end there, and train "
-                "on in another fit behind it, with a scheduler of its own; or begin anew in another folder"
+                f"{name} is {count} in the script and {most} in the checkpoint, which counts: torch ends a training "
+                f"that goes on after {most} ticks with an error. Have this fit end there, and train on in another fit "
+                "behind it, with a scheduler of its own; or begin anew in another folder"
             )
             yield name
 
