@@ -69,7 +69,7 @@ def choice_of(loader: Any) -> str:
     """Which samples of its data a loader reads, where indices choose them, as a digest; empty where none do.
 
     It looks at the indices of each `Subset`, also inside other data sets, and at those (and the weights) in samplers of
-    torch's; not at the data. A million indices in a list take some 50 ms, so this is for once a fit.
+    torch's; not at the data. A million indices in a list take a tenth of a second, so this is for once a fit.
 
     Example:
         >>> from torch.utils.data import random_split

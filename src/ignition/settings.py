@@ -17,6 +17,7 @@ from ignition.callbacks.base import Callback
 from ignition.callbacks.checkpointing import Checkpoint
 from ignition.callbacks.lr_schedule import LRSchedule
 from ignition.callbacks.saving import SaveModel
+from ignition.callbacks.stopping import TerminateOnNaN, TimeLimit
 from ignition.data_order import ORDER, SAMPLES, choice_of, order_of
 from ignition.modes import modes_of, restore_modes
 from ignition.said import plainly
@@ -34,8 +35,10 @@ _SCALARS = (type(None), bool, int, float, complex, str, np.generic, torch.dtype,
 _MOST_ITEMS, _LONGEST = 1000, 120
 # What moves as a scheduler ticks, and what follows from the optimizer's own values.
 _MOVING = {"last_epoch", "base_lrs", "best", "num_bad_epochs", "cooldown_counter", "T_cur", "T_i", "verbose"}
-_WRITING: dict[type, set[str]] = {Checkpoint: {"best", "mode"}, SaveModel: set()}
-"""Of callbacks that write, what a run depends on: it is no other run for what it leaves in files."""
+_WATCHING: dict[type, set[str]] = {
+    Checkpoint: {"best", "mode"}, SaveModel: set(), TerminateOnNaN: set(), TimeLimit: set()
+}  # fmt: skip
+"""Of callbacks that write or only end a fit, what is told: what they leave in files makes no other run."""
 
 
 class Settings:
@@ -109,7 +112,7 @@ def _labelled(callbacks: list[Callback]) -> Iterator[tuple[str, Callback]]:
     """The callbacks on which a training depends, each with a name of its own."""
     counts: Counter[str] = Counter()
     for one in callbacks:
-        if one.main_only:
+        if one.main_only or _WATCHING.get(type(one)) == set():
             continue
         label = f"LRSchedule({type(one.scheduler).__name__})" if isinstance(one, LRSchedule) else type(one).__name__
         counts[label] += 1
@@ -117,7 +120,7 @@ def _labelled(callbacks: list[Callback]) -> Iterator[tuple[str, Callback]]:
 
 
 def _made_with(callback: Callback) -> Iterator[tuple[str, str]]:
-    told = next((names for kind, names in _WRITING.items() if isinstance(callback, kind)), None)
+    told = _WATCHING.get(type(callback))
     held = getattr(callback, "__dict__", {})
     for name in inspect.signature(type(callback).__init__).parameters:
         value = held.get(name, _NOTHING)

@@ -205,7 +205,6 @@ def _checked(training: Training, content: Content, source: str) -> list[tuple[st
         check_optimizer_state(one, optimizers[name], name, source, to_be)
     part = own_part(state, source)
     check_data(trainer.train_loader, state, source)
-    check_order_kept(trainer.train_loader, state, source)
     check_place(trainer.train_loader, state, source)
     objects: list[tuple[Any, Any]] = []
     extra = decode(state["extra"], others, device=device)
@@ -227,6 +226,7 @@ def _checked(training: Training, content: Content, source: str) -> list[tuple[st
     test_order = decode(state["test_order"], others)
     check_samplers(test_order, "test_order", source)
     training.epoch_start.check(trainer.train_loader, order, source)
+    check_order_kept(trainer.train_loader, state, source)
     _check_names(trainer.model, state, metrics, others, source, to_be)
     trained, frozen, gradients = state["trained"], set(state["frozen"]), set(state["gradients"])
     with telling_of("history", source):
