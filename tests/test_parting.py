@@ -261,8 +261,8 @@ FAULTS = {
     "the block of main_first": (lambda: in_main_first(1), BROKEN, TOLD),
     "one that ends early": (ends_early, "nothing", TRAINS),
     "a bad argument": (
-        lambda: trainer_of(optimizer=3 if of_one() else None), "ArgumentError: optimizer is a int",
-        "ProcessError: process 1 ended: ArgumentError: optimizer is a int",
+        lambda: trainer_of(optimizer=3 if of_one() else None), "ArgumentError: optimizer is an int",
+        "ProcessError: process 1 ended: ArgumentError: optimizer is an int",
     ),
     "a bad fit": (alone_with_it, "ProcessError: the processes have parted", "ProcessError: the processes have parted"),
     "a loss that is not finite": (
