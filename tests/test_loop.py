@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from small import InOrder
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, TensorDataset
 
 from ignition import TensorLoader, Trainer, crossentropy_loss, evaluate, fit_on_batch, freeze, loop, optimize, predict
 from ignition.callbacks import EMA, LinearDecay
@@ -707,19 +708,6 @@ def test_between_two_records_nothing_waits_for_the_gpu(device):
 
 
 # A step limit at the end of an epoch
-
-
-class InOrder(Sampler):
-    """A sampler of the user's."""
-
-    def __init__(self, size):
-        self.size = size
-
-    def __iter__(self):
-        return iter(range(self.size))
-
-    def __len__(self):
-        return self.size
 
 
 class OwnLength(DataLoader):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from processes import run_processes
-from small import loader, net, raised, read, values, write
+from small import InOrder, loader, net, raised, read, values, write
 from torch import nn
-from torch.utils.data import Sampler
 
 from ignition import DDP, FSDP, Trainer, optimize
 from ignition.callbacks import EMA
@@ -217,19 +216,6 @@ def test_a_second_trainer_goes_on_with_a_sharded_model(tmp_path):
 
 
 # A step limit at the end of an epoch
-
-
-class InOrder(Sampler):
-    """A sampler of the user's, whose word for its length is not sure."""
-
-    def __init__(self, size):
-        self.size = size
-
-    def __iter__(self):
-        return iter(range(self.size))
-
-    def __len__(self):
-        return self.size
 
 
 class Counted:
