@@ -236,8 +236,7 @@ def test_a_plain_step_around_the_model_is_an_error(tmp_path, when):
 
 def test_without_ddp_there_is_nothing_to_reduce():
     sync = GradientSync([net(), nn.Identity()])
-    sync.begin_window()
-    sync.begin_batch(4, closing=False)
+    sync.begin_batch(4, opening=True, closing=False)
     sync.check(torch.optim.SGD(net().parameters(), 0.1))
     assert sync.warn_if_unequal() is False
 

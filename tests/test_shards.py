@@ -123,6 +123,14 @@ def test_the_number_of_portions_is_known(batches, size, fill, drop_last):
     assert [portions_in(batches, Shard(rank, size), fill, drop_last) for rank in range(size)] == [*map(len, dealt)]
 
 
+@given(st.integers(0, 30), st.integers(0, 9), st.integers(1, 5), st.sampled_from(FILLS), st.booleans(), st.booleans())
+def test_numbers_that_are_known_are_dealt_as_those_that_are_read_one_by_one(count, start, size, fill, drops, can_split):
+    numbers, join = range(start, start + count), (lambda some: [place for place in some for _ in "abc"])
+    for rank in range(size):
+        settings = Shard(rank, size), fill, drops, join if can_split else None
+        assert list(deal(numbers, start, *settings)) == list(deal(iter(numbers), start, *settings))
+
+
 # Borrowed
 
 

@@ -116,12 +116,10 @@ class GradientSync:
             if one.grad_fn is not None:
                 one.register_hook(lambda _: self._calls.backward())  # type: ignore[no-untyped-call]
 
-    def begin_window(self) -> None:
-        """Notes how many forward passes there were before."""
-        self._before = self._counts()
-
-    def begin_batch(self, weight: float | None, closing: bool) -> None:
+    def begin_batch(self, weight: float | None, opening: bool, closing: bool) -> None:
         """Gradients travel in the last batch of a window only: what ``no_sync`` does."""
+        if opening:
+            self._before = self._counts()
         self._weights = hash((self._weights, -1.0 if weight is None else weight))
         self._calls.begin_batch()
         for replica in self._replicas:
@@ -136,8 +134,7 @@ class GradientSync:
         Raises:
             ProcessError: If they have not left it out.
         """
-        exchanges = (closing and bool(self._replicas)) or self._sharded is not None
-        if exchanges and not self._calls.said:
+        if not self._calls.said and (self._sharded is not None or (closing and self._replicas)):
             self._calls.left_out()
 
     def meet(self) -> None:
@@ -229,7 +226,6 @@ class GradientSync:
             OptimizerError: If the forward pass went around the model that the function received, or the gradients of
                 the optimizer's first step differ from process to process.
         """
-        self._calls.hear(earlier=True)  # a plain step waits for nobody; an error comes one step later then
         self._calls.step()
         counts = self._counts()
         # A function may begin with the step on the gradients of the call before: it has not used their forward pass.

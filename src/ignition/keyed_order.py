@@ -138,7 +138,8 @@ class KeyedOrder:
 
     def _keyed(self, this: _Place, turn: int, items: Iterable[Any]) -> Iterator[KeyedIndices]:
         for place, indices in enumerate(items, this.start):
-            yield KeyedIndices(self._key_of_batch(turn, this.epoch, place), indices)
+            key = self._key(turn, "batch", this.epoch, place) if self.has_keys else None
+            yield KeyedIndices(key, indices)
 
     def _dealt(self, this: _Place, turn: int, items: Iterable[Any], batches: Numbered | None) -> Iterator[KeyedIndices]:
         """The items that fall to a process; of `batches`, which are made by their numbers, these are the items."""
@@ -152,10 +153,7 @@ class KeyedOrder:
                 this.borrowed.add(number)
             if batches is not None and isinstance(indices, int):  # a batch's number, where it is no part of a round
                 indices = batches[indices]
-            yield KeyedIndices(self._key_of_batch(turn, epoch, place), indices)
-
-    def _key_of_batch(self, turn: int, epoch: int, place: int) -> int | None:
-        return self._key(turn, "batch", epoch, place) if self.has_keys else None
+            yield KeyedIndices(self._key(turn, "batch", epoch, place) if self.has_keys else None, indices)
 
     def _key(self, turn: int, *parts: int | str) -> int:
         return key_of(self._seed, self._purpose, *parts, *((turn,) if turn else ()))

@@ -114,7 +114,13 @@ class RollCall:
             self.say(BACKWARD)
 
     def step(self) -> None:
-        """Counts a step."""
+        """Counts a step. A plain one waits for nobody: an error comes one step later then.
+
+        Raises:
+            ProcessError: If the processes have not said the same in the batches before.
+        """
+        if self._open:
+            self.hear(earlier=True)
         self.steps += 1
         self._announced = False
 

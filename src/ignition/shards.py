@@ -7,7 +7,7 @@ as there are processes, one for each; the last round of an epoch may have fewer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import count, islice
+from itertools import chain, count, islice, repeat
 from typing import Any, Literal, NamedTuple
 
 from torch.utils.data import (
@@ -150,9 +150,14 @@ def deal(
         join: Gives all samples of some items in their order, which can be sliced, or None if they cannot be told
             apart. Only for ``fill="split"``, and by default they cannot.
     """
-    if fill == "split" and (drop_last or join is not None):
+    if fill != "split" or not (drop_last or join is not None):
+        return _in_turn(items, start, shard, fill)
+    if not isinstance(items, range):
         return _in_whole_rounds(items, start, shard, drop_last, join)
-    return _in_turn(items, start, shard, fill)
+    # Which rounds are whole is known: nothing is read to see it.
+    whole = len(items) // shard.size * shard.size
+    mine = map(Portion, count(start + shard.rank, shard.size), items[shard.rank : whole : shard.size], repeat(False))
+    return chain(mine, _in_whole_rounds(items[whole:], start + whole, shard, drop_last, join))
 
 
 def _in_turn(items: Iterable[Any], start: int, shard: Shard, fill: Fill) -> Iterator[Portion]:

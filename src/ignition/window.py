@@ -132,12 +132,10 @@ class Window:
             self._gathered.clear()  # of what a callback may have optimized between two windows
             self.updated.clear()
             self.skipped = False
-            if self._sync is not None:
-                self._sync.begin_window()
         self._weight = 1 if weight is None else weight
         self.closing = last or self._index + 1 == self.accumulate
         if self._sync is not None:
-            self._sync.begin_batch(weight, self.closing)
+            self._sync.begin_batch(weight, opening=self._index == 0, closing=self.closing)
 
     def end_batch(self, position: Position) -> bool:
         """Whether the batch has closed its window; a step that overflowed is counted as skipped."""
