@@ -10,7 +10,7 @@ from test_fsdp import Block, Options, net
 from torch import nn
 
 from ignition.errors import ArgumentError
-from ignition.fsdp_plan import check_model, check_optimizer, forward_methods, groups
+from ignition.fsdp_plan import check_model, check_optimizer, check_types, forward_methods, groups
 
 
 class Wide(nn.Sequential):
@@ -106,3 +106,22 @@ def test_a_precision_that_there_is_not_is_an_error(precision: Any) -> None:
 
     with pytest.raises(ArgumentError, match="precision="):
         check(net(), None, Options(precision=precision))
+
+
+def test_parameters_that_are_gathered_together_have_one_type() -> None:
+    model = net()
+    check_types(model, groups(model))
+    model.blocks[1].double()
+    check_types(model, groups(model))  # a block of its own
+    model.blocks[1].norm.float()
+    with pytest.raises(ArgumentError, match=r"blocks\.1\.\S+ \(torch\.float\d+\) and blocks\.1\.\S+ \(torch.float"):
+        check_types(model, groups(model))
+    model.blocks[1].norm.requires_grad_(False)
+    check_types(model, groups(model))
+
+
+def test_what_is_in_no_block_has_one_type_too() -> None:
+    model = nn.ModuleDict({"first": nn.Linear(2, 3), "last": nn.Linear(3, 2).double()})
+    with pytest.raises(ArgumentError, match=r"first\.weight \(torch\.float32\) and last\.weight \(torch\.float64\)"):
+        check_types(model, groups(model))
+    check_types(model, groups(model, lambda module: module is model["first"]))

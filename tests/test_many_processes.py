@@ -10,6 +10,8 @@ from torch import nn
 
 from ignition import DDP, FSDP, Trainer, optimize
 from ignition.callbacks import EMA
+from ignition.errors import ArgumentError
+from ignition.strategy import check_replicable
 
 
 def whole(model):
@@ -245,3 +247,75 @@ def test_a_limit_of_steps_at_the_end_of_an_epoch_ends_it_in_all_processes(tmp_pa
     expected = [[3, [1], False], [6, [1, 2], False]]  # 21 samples in batches of 4, two at a time
     for one in read(tmp_path, 2):
         assert one == {"sampler": expected, "iterable": expected, "plain": expected}
+
+
+# What is not the model's any more once it is sharded
+
+
+def use_what_is_stale(folder, name):
+    """An optimizer that the Trainer was not given, or a list of parameters, from before the first fit."""
+    model = net()
+    optimizer, parameters = torch.optim.SGD(model.parameters(), 0.1), list(model.parameters())
+
+    def step(model, x, y):
+        loss = loss_of(model, x, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return {"loss": loss}
+
+    def clip(model, x, y):
+        loss_of(model, x, y).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 0.1)
+
+    if name == "given later":
+        trainer = adam(model=model, strategy="fsdp")
+        trainer.fit(steps=1)
+        trainer.optimizer, trainer.train_fn = optimizer, step
+        before = whole(model)
+        trainer.fit(steps=1)
+        write(folder, [whole(model) != before, [list(one.shape) for one in parameters]])
+    else:
+        trained = (None, step) if name == "optimizer" else (optimizer, clip)
+        trainer = Trainer(model, *trained, loader(24), strategy="fsdp", progress=False)
+        write(folder, raised(lambda: trainer.fit(steps=2)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["optimizer", "list"])
+def test_parameters_from_before_a_model_was_sharded_are_an_error_where_they_are_used(tmp_path, name):
+    run_processes(use_what_is_stale, 2, tmp_path, name, folder=tmp_path)
+    found = read(tmp_path, 2)
+    assert any("OptimizerError: the parameter 0.weight is used as it was before FSDP" in one for one in found), found
+    assert all("the parameter 0.weight" in one for one in found)
+
+
+@pytest.mark.slow
+def test_an_optimizer_from_before_a_model_was_sharded_may_be_given_later(tmp_path):
+    run_processes(use_what_is_stale, 2, tmp_path, "given later", folder=tmp_path)
+    for moved, shapes in read(tmp_path, 2):
+        assert moved
+        assert shapes == [[5, 4], [5], [3, 5], [3]]
+
+
+# What many processes cannot train
+
+
+@pytest.mark.parametrize("many", [1, 2])
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        (nn.LazyLinear(3), "the parameter 1.weight has no values yet"),
+        (nn.Embedding(5, 4, max_norm=1.0), "Embedding 1 has max_norm=1.0"),
+        (nn.EmbeddingBag(5, 4, max_norm=0.5), "EmbeddingBag 1 has max_norm=0.5"),
+    ],
+)
+def test_a_model_that_processes_cannot_train_alike_is_refused(part, words, many):
+    model = nn.Sequential(nn.Linear(4, 4), part)
+    with pytest.raises(ArgumentError, match=words if many == 1 else words.replace(" 1", " 1.1", 1)):
+        check_replicable(model if many == 1 else [net(), model])
+
+
+def test_an_embedding_that_is_not_trained_may_have_max_norm():
+    check_replicable(nn.Embedding(5, 4, max_norm=1.0).requires_grad_(False))
+    check_replicable({"net": net(), "embedding": nn.Embedding(5, 4)})

@@ -112,3 +112,8 @@ def test_what_ends_the_process_passes_through():
 def test_without_an_error_nothing_happens():
     with explained():
         pass
+
+
+def test_a_part_of_a_sharded_model_that_is_called_by_itself_gets_the_fix():
+    (note,) = notes_of(fail, RuntimeError("aten.addmm.default got mixed torch.Tensor and DTensor, need to convert all"))
+    assert "FSDP(wrap=(Block, nn.Linear))" in note

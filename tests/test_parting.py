@@ -301,6 +301,10 @@ DIFFERENCES = {
     "samples in a list": (
         lambda: trainer_of(test=list(loader(21 + of_one()))).fit(epochs=1), "test_samples is [21, null] in process 0"
     ),
+    "a split of its own": (
+        lambda: trainer_of(train=loader(21, sampler=[int(of_one()), *range(1, 21)])).fit(epochs=1),
+        'train_indices is "21 of a list',
+    ),
     "samples of a sampler": (lambda: trainer_of(train=sampled(21 + of_one())).fit(epochs=1), "train_samples is [21"),
     "samples of an evaluation": (
         lambda: trainer_of().evaluate(list(loader(21 + of_one()))), "evaluate alike: samples is [21, null] in process 0"

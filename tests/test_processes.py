@@ -166,9 +166,11 @@ def agree(folder):
     # Each process has drawn other weights: those of the first count. Their dropout differs.
     torch.manual_seed(number)
     drawn = nn.Linear(4, 3)
-    trainer = Trainer(drawn, None, lambda model, x, y: None, loader(), seed=number, progress=False)
+    noise = []
+    trainer = Trainer(
+        drawn, None, lambda model, x, y: noise.append(torch.rand(3).tolist()), loader(), seed=number, progress=False
+    )
     trainer.fit(steps=1)
-    noise = torch.rand(3).tolist()
     early = fit_of()
     early.callbacks = [EarlyStopping("val_loss", patience=2, min_delta=10)]
     early.fit(epochs=50)

@@ -56,7 +56,7 @@ def fit(
     def by_agreement(error: BaseException) -> bool:
         return training.ends_by_agreement(error) or (not training.has_begun and raised_alike(error))
 
-    with together(by_agreement):
+    with together(by_agreement), training.own_generators.in_use():
         _fit(trainer, functions, epochs, steps, eval_every, max_eval_steps, resume)
 
 
@@ -163,7 +163,8 @@ def save(training: Training, path: str | os.PathLike[str]) -> None:
             "Checkpoint do it"
         )
     # Not copied: nothing changes meanwhile.
-    content = capture(training, lambda file, tensors: {name: one.detach().cpu() for name, one in tensors.items()})
+    with training.own_generators.in_use():
+        content = capture(training, lambda file, tensors: {name: one.detach().cpu() for name, one in tensors.items()})
     if content is not None:
         write(Path(path), content)
     distributed.barrier()
@@ -183,7 +184,8 @@ def load(trainer: Trainer[Any], path: str | os.PathLike[str]) -> None:
         for callback in trainer.callbacks:  # the averages that it keeps are there at once
             callback.prepare(trainer)
 
-    apply(training, read(Path(path)), str(path), then=begin_anew)
+    with training.own_generators.in_use():
+        apply(training, read(Path(path)), str(path), then=begin_anew)
 
 
 def _unfinished(training: Training) -> str | None:

@@ -28,12 +28,14 @@ from ignition.fsdp_plan import (
     check_model,
     check_optimizer,
     check_same,
+    check_types,
     forward_methods,
     groups,
     make_contiguous,
     policy_of,
     skeleton,
 )  # fmt: skip
+from ignition.stale_parameters import retire
 from ignition.structure import named
 
 __all__ = ["Sharded", "broadcast_buffers", "check", "shard", "shard_optimizer_state", "sharded_before"]
@@ -173,7 +175,7 @@ def check(models: Any, optimizers: Any, options: Any) -> None:
     check_optimizer(optimizers, names)
     policy_of(options.precision)
     for model in named(models).values():
-        groups(model, options.wrap)
+        check_types(model, groups(model, options.wrap))
 
 
 def shard(
@@ -233,6 +235,7 @@ def shard(
     sharded.adopt(optimizers)
     for model in named(models).values():
         model._get_fsdp_state()._ignition = sharded
+    retire((_joined(name, path), old) for name, path, old in before)
     return sharded
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -20,8 +20,8 @@ from ignition.errors import ArgumentError, kind_of
 from ignition.structure import named, suffix
 
 __all__ = [
-    "check_model", "check_optimizer", "check_same", "forward_methods", "groups", "make_contiguous", "policy_of",
-    "skeleton",
+    "check_model", "check_optimizer", "check_same", "check_types", "forward_methods", "groups", "make_contiguous",
+    "policy_of", "skeleton",
 ]  # fmt: skip
 
 LARGE = 1_000_000
@@ -129,6 +129,7 @@ def check_model(models: Any) -> None:
 
     Raises:
         ArgumentError: If a parameter has no dimension, no values yet, or is not dense; if models share one.
+            `check_types` looks at those that are gathered together.
     """
     for name, model in named(models).items():
         for path, parameter in model.named_parameters():
@@ -156,6 +157,32 @@ def check_model(models: Any) -> None:
                     expected="parameters of its own for each model that is sharded",
                     fix="make one module of both models, or use DDP",
                 )
+
+
+def check_types(model: nn.Module, paths: Iterable[str]) -> None:
+    """Finds parameters that cannot be gathered together, since they are trained in different types.
+
+    Args:
+        model: Before it is sharded.
+        paths: As `groups` returns them.
+
+    Raises:
+        ArgumentError: If there are some.
+    """
+    seen: set[int] = set()
+    for path in (*paths, ""):
+        first: dict[torch.dtype, str] = {}
+        for name, one in model.get_submodule(path).named_parameters():
+            if id(one) not in seen and one.requires_grad:
+                first.setdefault(one.dtype, f"{path}.{name}" if path else name)
+            seen.add(id(one))
+        if len(first) > 1:
+            found = " and ".join(f"{name} ({kind})" for kind, name in first.items())
+            raise ArgumentError(
+                f"{found} are to be gathered together, and are trained in different types",
+                expected="one type for all trained parameters of a block, and of what is in no block",
+                fix="give all of them one type, wrap the modules of one type by FSDP(wrap=...), or use DDP",
+            )
 
 
 def check_optimizer(optimizers: Any, sharded: Mapping[int, str]) -> None:

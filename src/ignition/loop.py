@@ -192,7 +192,8 @@ def measure(training: Training, loader: Any, max_steps: int | None) -> dict[str,
     try:
         if outer:
             training.events.fire("eval_begin")
-        metrics = _measured(training, signature, loader, max_steps)
+        with training.own_generators.in_use():
+            metrics = _measured(training, signature, loader, max_steps)
         if outer:
             training.events.fire("eval_end")
     finally:
@@ -221,10 +222,11 @@ def _measured(training: Training, signature: Signature | None, loader: Any, max_
 def predict_with(training: Training, signature: Signature, loader: Any) -> Any:
     """A prediction by a Trainer."""
     check_alike("predict", **extent_of(loader, training.trainer.batch_axis))
-    return predict(
-        training.prepare(), signature, training.source("predict", loader), batch_axis=training.trainer.batch_axis,
-        device=training.device, progress=training.progress,
-    )  # fmt: skip
+    with training.own_generators.in_use():
+        return predict(
+            training.prepare(), signature, training.source("predict", loader), batch_axis=training.trainer.batch_axis,
+            device=training.device, progress=training.progress,
+        )  # fmt: skip
 
 
 def evaluate(

@@ -27,6 +27,12 @@ _NOTES: tuple[tuple[type[Exception], str, str], ...] = (
     ),
     (
         RuntimeError,
+        r"got mixed torch\.Tensor and DTensor",
+        "Ignition: under FSDP the parameters are whole while the module runs that gathers them, the model or a block "
+        "of it. Call what is no block inside of the forward of one, or make it one: FSDP(wrap=(Block, nn.Linear)).",
+    ),
+    (
+        RuntimeError,
         r"does not require grad and does not have a grad_fn",
         "Ignition: the loss has no graph. Look for .item(), .detach() or torch.no_grad() on the way to it, and for a "
         "frozen model. In an eval function gradients are off unless it says: with torch.enable_grad().",

@@ -15,9 +15,9 @@ from ignition import distributed, rng
 from ignition.batch_norm import synchronise_batch_norm
 from ignition.gradient_sync import GradientSync
 from ignition.parting import check_alike, together
-from ignition.reading import samples_of, size_of
+from ignition.reading import indices_of, samples_of, size_of
 from ignition.said import plainly, settings_of
-from ignition.strategy import DDP, FSDP, is_sharded, replicated
+from ignition.strategy import DDP, FSDP, check_replicable, is_sharded, replicated
 from ignition.structure import like, named
 
 if TYPE_CHECKING:
@@ -172,6 +172,7 @@ class Processes:
             ProcessError: If they differ.
         """
         if self.many:
+            check_replicable(trainer.model)
             models = {
                 name: [type(one).__name__, sum(part.numel() for part in one.parameters())]
                 for name, one in named(trainer.model).items()
@@ -181,6 +182,7 @@ class Processes:
                 train_loader=size_of(trainer.train_loader), test_loader=size_of(trainer.test_loader),
                 train_samples=samples_of(trainer.train_loader, trainer.batch_axis),
                 test_samples=samples_of(trainer.test_loader, trainer.batch_axis),
+                train_indices=indices_of(trainer.train_loader), test_indices=indices_of(trainer.test_loader),
                 model=models, optimizer={name: type(one).__name__ for name, one in named(trainer.optimizer).items()},
                 callbacks=[type(one).__name__ for one in trainer.callbacks], hyper=sorted(trainer.hyper),
                 step=trainer.step, epoch=trainer.epoch, **settings_of(trainer.optimizer),

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
 from ignition import distributed
 from ignition.errors import ArgumentError
 from ignition.structure import named
 
-__all__ = ["DDP", "FSDP", "check_strategy", "replicated", "share_buffers"]
+__all__ = ["DDP", "FSDP", "check_replicable", "check_strategy", "replicated", "share_buffers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +227,33 @@ def replicated(module: nn.Module, strategy: DDP, device: torch.device) -> nn.Mod
     standing_in: nn.Module = object.__new__(made)
     object.__setattr__(standing_in, "__dict__", vars(model))
     return standing_in
+
+
+def check_replicable(models: Any) -> None:
+    """Finds what many processes cannot train alike, under DDP or FSDP.
+
+    Raises:
+        ArgumentError: If a parameter has no values yet, or an embedding that is trained rescales its rows as it reads.
+    """
+    for name, model in named(models).items():
+        parts = model.named_modules() if isinstance(model, nn.Module) else ()
+        for path, part in ((".".join(filter(None, (name, path))), part) for path, part in parts):
+            lazy = next((key for key, one in part.named_parameters(recurse=False) if is_lazy(one)), None)
+            if lazy is not None:
+                raise ArgumentError(
+                    f"the parameter {f'{path}.' if path else ''}{lazy} has no values yet, which many processes are to "
+                    "have alike",
+                    expected="parameters with values",
+                    fix="run one batch through lazy modules before fit, in every process the same: model(x[:1])",
+                )
+            if isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and part.max_norm and part.weight.requires_grad:
+                raise ArgumentError(
+                    f"{type(part).__name__} {path or 'that is the model'} has max_norm={part.max_norm}: its forward "
+                    "pass changes the rows that it reads, in each process others",
+                    expected="a forward pass that changes no trained parameter, where many processes train",
+                    fix="leave max_norm out, and normalize what is looked up in the model's forward; or train in one "
+                    "process",
+                )
 
 
 def replica_of(model: Any) -> Replica | None:

@@ -19,6 +19,7 @@ from ignition.goal import Goal
 from ignition.loader_advice import Advisor
 from ignition.means import Means
 from ignition.modes import warn_of_thawed
+from ignition.own_generators import OwnGenerators
 from ignition.passes import Pass, with_known_end
 from ignition.position import Position
 from ignition.processes import Processes
@@ -89,6 +90,7 @@ class Training:
         self._unread: tuple[Any, Iterator[Any]] | None = None  # of a pass that was dropped before its first batch
         self._scales: dict[str, Any] = {}
         self.generators, self.advisor, self.unused_gradients = rng.Generators(trainer), Advisor(), UnusedGradients(self)
+        self.own_generators = OwnGenerators()
         self.epoch_start, self.evaluation_start = EpochStart(), EvaluationStart()
         self._seconds = 0.0
         self._since: float | None = None
