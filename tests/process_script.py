@@ -159,7 +159,8 @@ def main(job: dict[str, Any]) -> None:
     try:
         trainer = build(job)
         trainer.fit(epochs=job.get("epochs", EPOCHS), resume=True)
-        report["fingerprint"] = fingerprint(trainer)
+        with trainer.training.own_generators.in_use():  # those of this process; outside all have the first's
+            report["fingerprint"] = fingerprint(trainer)
         report["history"] = {name: trainer.history[name] for name in ("train_loss", "val_loss", "val_ema_loss")}
         report["columns"] = trainer.history.columns
         report |= {"count": trainer.state["count"], "mean": trainer.state["mean"].tolist()}
