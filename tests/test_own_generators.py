@@ -38,12 +38,14 @@ def trainer_of(inside, **options):
 
 
 def draw_outside(folder):
-    """Draws before, between and after two fits, an evaluation, a prediction, a save and a load."""
+    """Draws after fits, sweeps, an evaluation, a prediction, a save and a load."""
     outside, inside = [], []
     trainer = trainer_of(inside, seed=5)
     calls = {
+        "sweep": lambda: trainer.find_lr(steps=3),
         "fit": lambda: trainer.fit(epochs=1),
         "evaluate": lambda: trainer.evaluate(),
+        "sweep again": lambda: trainer.find_lr(steps=3),
         "fit again": lambda: trainer.fit(epochs=1),
         "predict": lambda: trainer.predict(lambda model, x: model(x), loader(21)),
         "save": lambda: trainer.save(f"{folder}/checkpoint-{distributed.world_size()}"),
@@ -63,7 +65,7 @@ def test_the_script_draws_the_same_in_all_processes_and_a_fit_does_not(tmp_path)
     assert first["outside"] == second["outside"]
     *others, loaded = first["outside"]
     assert loaded == others[-2], "where the first process was when it was saved"
-    assert len({tuple(numbers) for numbers in others}) == 6
+    assert len({tuple(numbers) for numbers in others}) == 8
     for mine, theirs in zip(first["inside"], second["inside"], strict=False):
         assert not set(mine) & set(theirs)
 

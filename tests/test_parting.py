@@ -305,6 +305,14 @@ DIFFERENCES = {
         lambda: trainer_of(train=loader(21, sampler=[int(of_one()), *range(1, 21)])).fit(epochs=1),
         'train_indices is "21 of a list',
     ),
+    "a split of its own in an evaluation": (
+        lambda: trainer_of().evaluate(loader(21, sampler=[int(of_one()), *range(1, 21)])),
+        'evaluate alike: indices is "21 of a list',
+    ),
+    "a split of its own to predict": (
+        lambda: predict(net(), lambda model, x: model(x), loader(21, sampler=[int(of_one()), *range(1, 21)])),
+        'predict alike: indices is "21 of a list',
+    ),
     "samples of a sampler": (lambda: trainer_of(train=sampled(21 + of_one())).fit(epochs=1), "train_samples is [21"),
     "samples of an evaluation": (
         lambda: trainer_of().evaluate(list(loader(21 + of_one()))), "evaluate alike: samples is [21, null] in process 0"

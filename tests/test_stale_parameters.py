@@ -53,7 +53,8 @@ def test_an_optimizer_that_has_one_can_neither_step_nor_clear_its_gradients():
 
 def test_what_describes_one_is_as_it_was(stale):
     weight = stale[0]
-    assert isinstance(weight, (StaleParameter, nn.Parameter))
+    assert type(weight) is StaleParameter
+    assert isinstance(weight, nn.Parameter)
     assert weight.shape == (2, 3)
     assert (weight.numel(), weight.dim(), weight.size(1), weight.dtype) == (6, 2, 3, torch.float32)
     assert weight.requires_grad

@@ -39,7 +39,7 @@ def find_lr(
     groups = _groups(trainer.optimizer, optimizer)
     check_not_empty(trainer.train_loader, "train_loader")
     training, progress = trainer.training, trainer.training.progress  # a trial has one that shows nothing
-    with together():
+    with together(), training.own_generators.in_use():
         processes = training.processes
         processes.check_alike(
             trainer, "sweep learning rates", start_lr=start_lr, end_lr=end_lr, steps=steps, metric=metric,

@@ -117,7 +117,13 @@ class GradientSync:
                 one.register_hook(lambda _: self._calls.backward())  # type: ignore[no-untyped-call]
 
     def begin_batch(self, weight: float | None, opening: bool, closing: bool) -> None:
-        """Gradients travel in the last batch of a window only: what ``no_sync`` does."""
+        """Gradients travel in the last batch of a window only: what ``no_sync`` does.
+
+        Args:
+            weight: What the batch weighs by itself; None where it does not say.
+            opening: Whether it is the first of its window.
+            closing: Whether it is known to be the last of its window.
+        """
         if opening:
             self._before = self._counts()
         self._weights = hash((self._weights, -1.0 if weight is None else weight))

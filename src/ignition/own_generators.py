@@ -25,9 +25,7 @@ class OwnGenerators:
     """Those of a training in this process; the first process has none but those that the script has."""
 
     def __init__(self) -> None:
-        self._states: dict[str, Any] | None = (
-            None  # where a process has come to, while the script draws with the others
-        )
+        self._states: dict[str, Any] | None = None  # where they are, while the script draws with the others
         self._in_use = False
 
     @contextmanager

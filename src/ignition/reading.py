@@ -150,17 +150,19 @@ def size_of(loader: Any) -> list[int | None] | None:
     return [length_of(loader), length_of(getattr(loader, "dataset", None))]
 
 
-def extent_of(loader: Any, axis: int) -> dict[str, Any]:
-    """What of a loader has to be the same in all processes that share it, by name."""
-    return {"loader": size_of(loader), "samples": samples_of(loader, axis), "batch_axis": axis}
+def extent_of(loader: Any, axis: int, chosen: bool = True) -> dict[str, Any]:
+    """What of a loader has to be the same in all processes that share it, by name; `chosen`: `indices_of` it too."""
+    extent = {"loader": size_of(loader), "samples": samples_of(loader, axis), "batch_axis": axis}
+    return extent | {"indices": indices_of(loader)} if chosen else extent
 
 
 def indices_of(loader: Any) -> str | None:
     """Which samples indices choose, where processes share them: a split that each has drawn for itself is another one.
 
-    A million indices in a list take a tenth of a second, so this is for once a fit.
+    A million indices in a list take a tenth of a second, so this is for once a fit, and for calls outside of one.
     """
-    return None if loader is None or is_stream(loader) else choice_of(loader)
+    shared = loader is not None and distributed.world_size() > 1 and not is_stream(loader)
+    return choice_of(loader) if shared else None
 
 
 def samples_of(loader: Any, axis: int) -> list[int | None] | None:
