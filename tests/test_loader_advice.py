@@ -92,7 +92,7 @@ def waiting(clock):
 @pytest.mark.parametrize("progress", [True, False])
 def test_a_trainer_says_it_once_and_not_without_progress(monkeypatch, capsys, progress):
     clock = Clock()
-    for module in ("training", "loop", "passes"):
+    for module in ("training", "loop", "passes", "clock"):
         monkeypatch.setattr(f"ignition.{module}.perf_counter", clock)
 
     def train_fn(model, x):

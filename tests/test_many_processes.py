@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from processes import run_processes
 from small import InOrder, loader, net, raised, read, values, write
 from torch import nn
 
-from ignition import DDP, FSDP, Trainer, optimize
+from ignition import DDP, FSDP, Trainer, distributed, optimize
 from ignition.callbacks import EMA
 from ignition.errors import ArgumentError
 from ignition.strategy import check_replicable
@@ -319,3 +322,98 @@ def test_a_model_that_processes_cannot_train_alike_is_refused(part, words, many)
 def test_an_embedding_that_is_not_trained_may_have_max_norm():
     check_replicable(nn.Embedding(5, 4, max_norm=1.0).requires_grad_(False))
     check_replicable({"net": net(), "embedding": nn.Embedding(5, 4)})
+
+
+# What each process has its own of before, and none afterwards
+
+
+class Shuffles:
+    """A loader of the user's own, which draws its order from a global generator, or one that it keeps."""
+
+    def __init__(self, draw):
+        self.draw = draw
+
+    def __iter__(self):
+        places = self.draw(24)
+        return iter([(torch.ones(4, 4), torch.tensor(places[i : i + 4])) for i in range(0, 24, 4)])
+
+    def __len__(self):
+        return 6
+
+
+class KeepsGenerator(Shuffles):
+    def __init__(self):
+        self.generator = np.random.default_rng()
+        super().__init__(lambda size: self.generator.permutation(size).tolist())
+
+
+SHUFFLES = {
+    "torch": lambda: Shuffles(lambda size: torch.randperm(size).tolist()),
+    "numpy": lambda: Shuffles(lambda size: np.random.permutation(size).tolist()),
+    "random": lambda: Shuffles(lambda size: random.sample(range(size), size)),
+    "kept": KeepsGenerator,
+}
+
+
+def read_shuffled(folder):
+    """Which samples this process sees in each epoch, and what the script draws after it."""
+    found = {}
+    for name, make in SHUFFLES.items():
+        seen = []
+        model = nn.Linear(4, 3)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+        def train_fn(model, x, places, optimizer=optimizer, seen=seen):
+            seen.extend(places.tolist())
+            torch.rand(distributed.rank() + 1)  # as dropout would: in each process its own
+            optimize(model(x).square().mean(), optimizer)
+            return {"n": 1}
+
+        trainer = Trainer(model, optimizer, train_fn, make(), progress=False, seed=7)
+        trainer.fit(epochs=2)
+        found[name] = [seen[:12], seen[12:]]
+    write(folder, found)
+
+
+@pytest.mark.slow
+def test_a_loader_that_shuffles_by_itself_has_one_order_for_all_processes(tmp_path):
+    run_processes(read_shuffled, 2, tmp_path, folder=tmp_path)
+    first, second = read(tmp_path, 2)
+    for name in SHUFFLES:
+        epochs = [one + other for one, other in zip(first[name], second[name], strict=True)]
+        assert [sorted(epoch) for epoch in epochs] == [list(range(24))] * 2
+        assert epochs[0] != epochs[1]
+
+
+def differ_at_first(folder):
+    """Models that each process has made with weights of its own, and statistics of the batches that each has seen."""
+    torch.manual_seed(distributed.rank())
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    teacher = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def train_fn(models, x, y):
+        optimize(nn.functional.mse_loss(models["student"](x), models["teacher"](x)), optimizer)
+        return {"n": 1}
+
+    def eval_fn(models, x, y):
+        return {"mean": models["student"](x).mean(), "teacher": models["teacher"](x).mean()}
+
+    models = {"student": model, "teacher": teacher}
+    trainer = Trainer(models, optimizer, train_fn, loader(24), progress=False)
+    trainer.eval_fn, trainer.test_loader = eval_fn, loader(24)
+    before = trainer.evaluate()
+    by_hand = {name: one.eval()(loader(24).dataset.tensors[0]).mean().item() for name, one in models.items()}
+    trainer.fit(epochs=1)
+    outputs = trainer.predict(lambda models, x: models["student"](x), loader(24))
+    there = [one.flatten().tolist() for module in models.values() for one in module.state_dict().values()]
+    write(folder, {"before": before, "by hand": by_hand, "after": there, "outputs": outputs.tolist()})
+
+
+@pytest.mark.slow
+def test_models_that_each_process_has_made_for_itself_are_those_of_the_first(tmp_path):
+    run_processes(differ_at_first, 2, tmp_path, folder=tmp_path)
+    first, second = read(tmp_path, 2)
+    assert first == second
+    by_hand = {"mean": first["by hand"]["student"], "teacher": first["by hand"]["teacher"]}
+    assert first["before"] == pytest.approx(by_hand, abs=1e-6)

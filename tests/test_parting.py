@@ -11,7 +11,7 @@ from ending import end_each
 from processes import free_port, run_processes
 from small import loader, net, raised, read, samples
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, SubsetRandomSampler
 
 from ignition import (
     DDP,
@@ -90,13 +90,13 @@ def failing_evaluation(model, x, y):
     return evaluate_on_batch(model, x, y)
 
 
-def in_event(event):
+def in_event(event, call=fail):
     trainer = trainer_of()
 
     @trainer.on(event)
     def listener(trainer):
         if of_one():
-            fail()
+            call()
 
     trainer.fit(epochs=2)
 
@@ -119,7 +119,78 @@ class Uncounted:
     """Batches that nobody can count beforehand: two more in one process."""
 
     def __iter__(self):
-        return iter(list(loader(21 + 8 * of_one())))
+        return iter(list(loader(29))[: 6 + 2 * of_one()])
+
+
+class OfOnePart:
+    """Batches that a class of the user's has parted by itself."""
+
+    def __iter__(self):
+        return iter(list(loader(40))[of_one() :: 2])
+
+
+def with_hyper(value):
+    trainer = trainer_of()
+    trainer.train_fn = lambda model, x, y, temperature: {"loss": temperature}
+    trainer.hyper = {"temperature": value}
+    trainer.fit(epochs=1)
+
+
+def with_memory():
+    """One process has stepped before: its optimizer remembers something."""
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters())
+    if of_one():
+        optimizer.zero_grad()
+        model(torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+    trainer_of(model=model, optimizer=optimizer).fit(epochs=1)
+
+
+def in_the_last_step(everywhere):
+    """A parameter has no share in the last loss, in one process or in all."""
+    model = nn.ModuleDict({"a": nn.Linear(4, 3), "b": nn.Linear(4, 3)})
+    model.forward = lambda x, both: model["a"](x) + (model["b"](x) if both else 0)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    seen = []
+
+    def train_fn(model, x, y):
+        seen.append(1)
+        loss = nn.functional.cross_entropy(model(x, len(seen) < 5 or not (everywhere or of_one())), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return {"loss": loss}
+
+    Trainer(model, optimizer, train_fn, loader(40), progress=False).fit(epochs=1)
+
+
+def unfreezes_between_steps():
+    model = net()
+    model[0].requires_grad_(False)
+    trainer = trainer_of(model=model)
+    trainer.on("step_end")(lambda trainer: model[0].requires_grad_(trainer.step >= 2))
+    trainer.fit(epochs=1)
+
+
+def loses_another_connection():
+    raise RuntimeError("S3: connection closed by peer, as NCCL and gloo would say")
+
+
+def waits_at_a_barrier(trainer):
+    if of_one():
+        distributed.barrier()
+    else:
+        trainer.fit(epochs=1)
+
+
+def comes_after_the_others():
+    """One process makes its Trainer under ``if is_main()``."""
+    distributed.start()
+    if of_one():
+        trainer_of()
+    else:
+        evaluate(net(), evaluate_one, loader())
 
 
 def after(number, call):
@@ -127,7 +198,8 @@ def after(number, call):
 
 
 def infinite_loss():
-    trainer = trainer_of(train=[(torch.full((4, 4), torch.nan if of_one() else 0.0), torch.zeros(4).long())] * 3)
+    of_each = [(torch.full((4, 4), value), torch.zeros(4).long()) for value in (0.0, torch.nan)]
+    trainer = trainer_of(train=of_each * 3)
     trainer.callbacks = [TerminateOnNaN()]
     trainer.fit(epochs=1)
 
@@ -231,6 +303,7 @@ def alone_with_it():
 BROKEN = "Broken: as it was told"
 TOLD = "ProcessError: process 1 ended: Broken: as it was told"
 WAITED = "ProcessError: process 1 has waited for the others to evaluate with it, and"
+BARRIER = WAITED.replace("evaluate", "meet at barrier or main_first")
 SAVES = WAITED.replace("evaluate", "save")
 GONE = "ProcessError: another process has died, or has left the script without an error"
 TRAINS = GONE.replace("another", "process 0 is about to train, and another")
@@ -246,6 +319,17 @@ FAULTS = {
     "a sweep": (lambda: trainer_of(after(3, fail)).find_lr(steps=20), BROKEN, TOLD),
     "evaluate": (lambda: evaluate(net(), failing_evaluation, loader(), progress=False), BROKEN, TOLD),
     "predict": (lambda: predict(net(), lambda model, x: fail() if of_one() else model(x), loader()), BROKEN, TOLD),
+    "another connection": (
+        lambda: trainer_of(after(2, loses_another_connection)).fit(epochs=1), "RuntimeError: S3: connection closed",
+        "ProcessError: process 1 ended: RuntimeError: S3: connection closed by peer",
+    ),
+    "a parameter without a share": (
+        lambda: in_the_last_step(everywhere=False), "OptimizerError: b.weight, b.bias had no share in the last loss",
+        "ProcessError: process 1 ended: OptimizerError: b.weight, b.bias had no share in the last loss",
+    ),
+    "a step's event that waits": (
+        lambda: in_event("step_end", distributed.barrier), BARRIER, f"ProcessError: process 1 ended: {BARRIER}"
+    ),
     "sys.exit": (
         lambda: trainer_of(after(2, sys.exit)).fit(epochs=1), "exit", "ProcessError: process 1 ended: SystemExit: "
     ),
@@ -321,6 +405,42 @@ DIFFERENCES = {
         lambda: predict(net(), lambda model, x: model(x), TensorLoader(*samples(21 + of_one()), batch_size=4)),
         "predict alike: samples is [21, 4] in process 0",
     ),
+    "numbers in a list": (
+        lambda: trainer_of(test=[(samples(4)[0] + of_one(), samples(4)[1])] * 4).fit(epochs=1), 'test_data is "'
+    ),
+    "numbers in memory": (
+        lambda: trainer_of(train=TensorLoader(samples()[0] + of_one(), samples()[1], batch_size=4)).fit(epochs=1),
+        'train_data is "',
+    ),
+    "numbers of an evaluation": (
+        lambda: trainer_of().evaluate([(samples(4)[0] + of_one(), samples(4)[1])] * 4), 'evaluate alike: data is "'
+    ),
+    "an order": (
+        lambda: trainer_of(
+            train=loader(sampler=DistributedSampler(range(21), 2, int(of_one()), seed=int(of_one())))
+        ).fit(epochs=1),
+        'train_order is "shuffled by DistributedSampler, seed 0" in process 0',
+    ),
+    "a hyperparameter": (lambda: with_hyper(1.0 + of_one()), 'hyper is {"temperature": 1.0} in process 0 and {"temp'),
+    "what an optimizer remembers": (with_memory, 'optimizer_state is {"": [0, 0.0]} in process 0 and {"": [4, '),
+    "weights": (
+        lambda: evaluate(nn.Linear(4, 3).requires_grad_(False).apply(lambda one: one.bias.fill_(of_one())),
+                         evaluate_one, loader()),
+        "evaluate alike: weights is",
+    ),
+    "a parted iterable": (
+        lambda: trainer_of(train=OfOnePart()).fit(epochs=1), "OfOnePart, begins with another batch in process 1"
+    ),
+    "a parameter without a share in all": (
+        lambda: in_the_last_step(everywhere=True), "OptimizerError: b.weight, b.bias had no share in the last loss"
+    ),
+    "parameters that are unfrozen inside an epoch": (
+        unfreezes_between_steps, "OptimizerError: parameters were frozen or unfrozen in the middle of steps"
+    ),
+    "a barrier": (
+        lambda: waits_at_a_barrier(trainer_of()), "process 0 is about to train, and process 1 to meet at barrier or"
+    ),
+    "a Trainer": (comes_after_the_others, "process 0 is about to evaluate, and process 1 to make a Trainer"),
     "an iterable": (lambda: trainer_of(train=Uncounted()).fit(epochs=1), "more batches in one process than in another"),
     "epochs": (lambda: trainer_of().fit(epochs=1 + of_one()), "epochs is 1 in process 0 and 2 in process 1"),
     "a model": (lambda: trainer_of(model=nn.Linear(4, 3 + of_one())).fit(epochs=1), "model is "),

@@ -63,6 +63,24 @@ def frozen_and_unfrozen(size):
     return [first, trained(loader(21, size), model=model)]
 
 
+class Unfreezes(Callback):
+    """Begins with a part of the model frozen, and trains it from an event on."""
+
+    def __init__(self, event):
+        setattr(self, f"on_{event}", self.unfreeze)
+
+    def on_train_begin(self, trainer):
+        freeze(trainer.model[0])
+
+    def unfreeze(self, trainer):
+        if trainer.epoch == 2:
+            unfreeze(trainer.model[0])
+
+
+def unfrozen_inside_a_fit(event, size):
+    return trained(loader(21, size), epochs=3, callbacks=[Unfreezes(event)])
+
+
 def averages(size):
     kept = Kept()
     result = trained(loader(21, size), epochs=3, callbacks=[EMA(0.5), SWA(2), kept])
@@ -105,6 +123,8 @@ def cases(size):
         ),
         "a list of batches": lambda: trained(list(loader(24, size))),
         "parts frozen and unfrozen": lambda: frozen_and_unfrozen(size),
+        "unfrozen as an epoch begins": lambda: unfrozen_inside_a_fit("epoch_begin", size),
+        "unfrozen at a record": lambda: unfrozen_inside_a_fit("record", size),
         "averages": lambda: averages(size),
     }
 

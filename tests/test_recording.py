@@ -118,7 +118,7 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now = 0.0
-        for module in ("loop", "passes", "training"):
+        for module in ("loop", "passes", "training", "clock"):
             monkeypatch.setattr(f"ignition.{module}.perf_counter", lambda: self.now)
 
     def forward(self, seconds):

@@ -18,13 +18,15 @@ from torch.utils.data import (
     SequentialSampler,
     Subset,
     SubsetRandomSampler,
+    TensorDataset,
     WeightedRandomSampler,
 )
 
+from ignition.data import digest_of, is_sequence
 from ignition.keyed import iterates_in_own_way
 from ignition.tensor_loader import TensorLoader
 
-__all__ = ["ORDER", "SAMPLES", "choice_of", "order_of"]
+__all__ = ["ORDER", "SAMPLES", "beginning_of", "choice_of", "order_of"]
 
 ORDER, SAMPLES = "order of train_loader", "samples of train_loader"
 """What a checkpoint calls the two."""
@@ -92,6 +94,22 @@ def choice_of(loader: Any) -> str:
         digest.update(_bytes(values))
     words = " and ".join(f"{len(values)} of {what}" for what, values in found)
     return f"{words}, {digest.hexdigest()}" if found else ""
+
+
+def beginning_of(loader: Any) -> str:
+    """A digest of what a loader's data begin with, where that is at hand: of lists of batches, and of tensors.
+
+    Example:
+        >>> import torch
+        >>> beginning_of([torch.zeros(2)]) == beginning_of([torch.zeros(2), torch.ones(2)])
+        True
+    """
+    data = getattr(loader, "dataset", loader)
+    while isinstance(data, Subset):
+        data = data.dataset
+    if isinstance(data, (TensorDataset, TensorLoader)):
+        return digest_of([one[:1] for one in data.tensors]).hex()[:16]
+    return digest_of(loader[0]).hex()[:16] if is_sequence(loader) and len(loader) else ""
 
 
 def _choices(dataset: Any, depth: int) -> Iterator[tuple[str, Any]]:

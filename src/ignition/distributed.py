@@ -15,6 +15,7 @@ import contextlib
 import gc
 import os
 import re
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -31,6 +32,8 @@ from ignition.errors import ProcessError
 __all__ = ["barrier", "is_main", "main_first", "rank", "world_size"]
 
 SECONDS_FOR_A_MEETING = 600.0  # as long as torch gives collectives on GPUs
+SECONDS_TO_COME_BACK = 30.0  # a process that has left, as with another script
+_SECONDS_FOR_A_WORD = timedelta(seconds=5)
 _PATIENCE = timedelta(minutes=30)  # torch's own
 
 
@@ -79,19 +82,20 @@ def barrier() -> None:
     """Waits here until every process has come here.
 
     Raises:
-        ProcessError: If another process has failed, is gone, or does not come within 30 minutes.
+        ProcessError: If another process does something else meanwhile, has failed, is gone, or does not come within 30
+            minutes; inside a fit, where it may wait for this one, within 10.
     """
     start()
     if world_size() > 1:
         with _state.together():
-            dist.barrier(control_group())
+            _state.check_alike("meet at barrier or main_first")
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
     """Runs the ``with`` block in the first process, and then in the others: for what is to be downloaded once.
 
-    The others wait 30 minutes at most. An error in it ends all processes, as one in a fit does.
+    The others wait 30 minutes at most, inside a fit 10. An error in it ends all processes, as one in a fit does.
 
     Returns:
         A context, in which nothing is given.
@@ -115,9 +119,9 @@ def main_first() -> Iterator[None]:
         barrier()
 
 
-def ended_by(together: Callable[[], AbstractContextManager[None]]) -> None:
-    """Sets in what context the processes wait for one another here: `ignition.parting`, which ends all for an error."""
-    _state.together = together
+def ended_by(together: Callable[[], AbstractContextManager[None]], check_alike: Callable[[str], None]) -> None:
+    """Sets how the processes wait for one another here: as `ignition.parting` does, which ends all for an error."""
+    _state.together, _state.check_alike = together, check_alike
 
 
 def one_voice() -> AbstractContextManager[None]:
@@ -131,7 +135,11 @@ def local_rank() -> int:
 
 
 def start() -> None:
-    """Has the processes of a launcher find one another, once; what is opened here is closed at the end of Python."""
+    """Has the processes of a launcher find one another, once; what is opened here is closed at the end of Python.
+
+    Raises:
+        ProcessError: If they have parted; or if one has left the script before, and torchrun has started it.
+    """
     if _has_group() or _launch().size == 1 or not dist.is_available():
         return
     if _state.left:
@@ -143,15 +151,49 @@ def start() -> None:
     launch = _launch()
     if torch.accelerator.is_available():
         torch.accelerator.set_device_index(launch.local_rank % torch.accelerator.device_count())
-    url = "env://" if "MASTER_ADDR" in os.environ else f"tcp://{_slurm_address()}"
-    store, _, _ = next(rendezvous(url, launch.rank, launch.size))
-    # Keyed by the restart: torchrun's store outlives the processes, and has the addresses of those that died.
-    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"ignition/{restart}", store)  # type: ignore[attr-defined]
+    store = _store_of(launch)
+    _meet_all(store, launch)
+    _state.met = True
     dist.init_process_group(store=store, rank=launch.rank, world_size=launch.size)
     _state.opened = True
     atexit.register(close)
     control_group()
+
+
+def _store_of(launch: _Launch, **options: Any) -> Any:
+    url = "env://" if "MASTER_ADDR" in os.environ else f"tcp://{_slurm_address()}"
+    store, _, _ = next(rendezvous(url, launch.rank, launch.size, **options))
+    # Keyed by the restart: torchrun's store outlives the processes, and has the addresses of those that died.
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"ignition/{restart}", store)  # type: ignore[attr-defined]
+
+
+def _meet_all(store: Any, launch: _Launch) -> None:
+    """Waits for all processes to come, unless one has left the script; another script may begin where one has ended."""
+    store.set(f"here/{launch.rank}", "")
+    store.add("here", 1)
+    since: float | None = None
+    while store.add("here", 0) < launch.size:
+        left = store.get("left").decode() if store.check(["left"]) else None
+        if left is None or store.check([f"here/{left}"]):
+            since = None
+        elif since is None:
+            since = time.monotonic()
+        elif time.monotonic() - since > SECONDS_TO_COME_BACK:
+            raise ProcessError(
+                f"process {left} has left the script before it met the others",
+                expected="the same calls in every process, in the same order",
+                fix="look for what ends the script, or leaves out its Trainer, in some processes alone",
+            )
+        time.sleep(0.05)
+
+
+def _say_left() -> None:
+    """At the end of Python: tells processes that wait for this one, where torchrun keeps their store."""
+    if not _state.met and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        launch = _launch()
+        with contextlib.suppress(RuntimeError, ValueError, OSError):  # the store may be gone
+            _store_of(launch, timeout=_SECONDS_FOR_A_WORD).set("left", str(launch.rank))
 
 
 def close() -> None:
@@ -300,11 +342,13 @@ def _rows(room: Tensor, lengths: Tensor) -> list[bytes]:
 class _State:
     """What this module has opened."""
 
+    met = False
     opened = False
     left = False
     control: tuple[Any, Any, Any] | None = None
     saving: tuple[Any, Any] | None = None
     together: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    check_alike: Callable[[str], None]
 
 
 _state = _State()
@@ -334,3 +378,7 @@ def _slurm_address() -> str:
     host = nodes if first is None else first[1] + (first[2] or "") + (first[3] if first[2] else "")
     job, step = int(os.environ.get("SLURM_JOB_ID", "0")), int(os.environ.get("SLURM_STEP_ID", "0"))
     return f"{host}:{os.environ.get('MASTER_PORT', 20000 + (31 * job + step) % 20000)}"
+
+
+if _launch().size > 1:
+    atexit.register(_say_left)

@@ -14,6 +14,7 @@ from ignition.device import as_device, device_of
 from ignition.parting import check_alike, raised_alike, together
 from ignition.progress import Progress
 from ignition.reading import extent_of
+from ignition.said import weights_of
 from ignition.signature import Signature
 from ignition.types import EvalFn, PredictFn
 
@@ -77,7 +78,7 @@ def evaluate(
     signature.check_hyper(signature.select(hyper))
     distributed.start()
     with together(raised_alike):
-        check_alike("evaluate", max_steps=max_steps, **extent_of(loader, batch_axis))
+        check_alike("evaluate", max_steps=max_steps, weights=_weights(model), **extent_of(loader, batch_axis))
         return loop.evaluate(
             model,
             signature,
@@ -139,7 +140,7 @@ def predict(
     check_count(max_steps, "max_steps")
     distributed.start()
     with together(raised_alike):
-        check_alike("predict", max_steps=max_steps, **extent_of(loader, batch_axis))
+        check_alike("predict", max_steps=max_steps, weights=_weights(model), **extent_of(loader, batch_axis))
         return loop.predict(
             model,
             signature,
@@ -149,6 +150,11 @@ def predict(
             progress=Progress(progress and distributed.is_main()),
             max_steps=max_steps,
         )
+
+
+def _weights(model: Any) -> Any:
+    """What several processes compare of a model: each measures its part of the data with it."""
+    return weights_of(model) if distributed.world_size() > 1 else None
 
 
 def _as_it_is_read(loader: Any, purpose: str) -> Any:

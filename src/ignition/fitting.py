@@ -128,6 +128,7 @@ def _fit(
             training.unused_gradients.watch()
         training.goal = goal
         loop.fit(training, goal)
+        training.processes.share(trainer.model)  # each has changed its own buffers in the last step
         training.fit["ended"] = True
     except BaseException:
         if training.position.step == before.step:

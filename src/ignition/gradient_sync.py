@@ -22,6 +22,7 @@ from ignition import distributed
 from ignition.device import tensors_in
 from ignition.errors import OptimizerError, warn
 from ignition.roll_call import END, UPDATE, RollCall
+from ignition.said import sum_of_all
 from ignition.strategy import Replica, replica_of
 from ignition.structure import named
 
@@ -147,8 +148,11 @@ class GradientSync:
         """Looks whether all processes have come to the same place between two steps. Waits for all of them.
 
         Raises:
+            OptimizerError: If the gradients of the last backward pass were not averaged.
             ProcessError: If they have not.
         """
+        for replica in self._replicas:  # before the others are waited for, which may wait for these gradients
+            _check_averaged(replica)
         self._calls.say(END)
         self._calls.hear()
 
@@ -297,8 +301,7 @@ class GradientSync:
     def _compare(self, optimizer: Optimizer) -> None:
         gradients = [one.grad for one in _moved(optimizer) if one.grad is not None]
         gradients = [one for one in gradients if not hasattr(one, "device_mesh")]  # of these each process has its rows
-        sums = [(one.coalesce().values() if one.is_sparse else one).double().sum() for one in gradients]
-        total = torch.stack([one.cpu() for one in sums]).sum().item() if sums else 0.0
+        total = sum_of_all(gradients)
         total = total if math.isfinite(total) else 0.0
         highest, lowest = distributed.max_of([total, -total])
         if highest != -lowest:
@@ -308,6 +311,25 @@ class GradientSync:
                 fix="give the Trainer every module that is trained, and use train_fn's first argument alone; with a "
                 "part that has no share in each loss, strategy=DDP(find_unused_parameters=True)",
             )
+
+
+def _check_averaged(replica: Replica) -> None:
+    """Raises OptimizerError if a backward pass left out a parameter: DDP says so in the next forward pass alone."""
+    if not replica.forward_passes.travelled:
+        return
+    try:
+        replica.reducer._rebuild_buckets()  # which looks at it first, and has nothing else to do after a forward pass
+    except RuntimeError as error:
+        if "finished reduction" not in str(error):
+            raise
+        parts = replica.module.named_parameters()
+        without = [name for name, one in parts if one.requires_grad and one.grad is None]
+        raise OptimizerError(
+            f"{', '.join(without[:3]) or 'a parameter of the model'} had no share in the last loss, and the gradients "
+            "of this process were not averaged with those of the others",
+            expected="a share of each trained parameter in each loss",
+            fix="strategy=DDP(find_unused_parameters=True), or freeze what is not trained",
+        ) from error
 
 
 def _moved(optimizer: Optimizer) -> Iterable[Tensor]:

@@ -22,8 +22,6 @@ from ignition.recording import begin_record, write_record
 from ignition.running import Running, this_run
 from ignition.signals import EvaluationStopped
 from ignition.signature import Signature
-from ignition.strategy import share_buffers
-from ignition.structure import named
 from ignition.training import Training
 
 __all__ = ["evaluate", "fit", "measure", "predict", "predict_with", "run_batches", "run_until_due"]
@@ -147,6 +145,7 @@ def _train_epoch(training: Training, goal: Goal) -> None:
             if not met:  # not before the save point: a batch that was read ahead would be missing after it
                 meet_first_batch(this, training.train_signature, training.device)
                 met = True
+            training.wrap_again()
             training.heed_pause(this)
             limit = training.processes.steps_until_agreed(goal.steps_until_due(position.step))
             ended = run_until_due(training, this, limit) or has_ended(this)
@@ -207,8 +206,7 @@ def _measured(training: Training, signature: Signature | None, loader: Any, max_
     metrics: dict[str, float] = {}
     if signature is not None:
         for name, model in {"": training.prepare(), **trainer.averaged}.items():
-            if training.processes.many:
-                share_buffers(named(model).values())
+            training.processes.share(model)
             with training.interruptible() as started:
                 means = evaluate(
                     model, signature, training.source("eval", loader), batch_axis=trainer.batch_axis,
@@ -223,9 +221,11 @@ def _measured(training: Training, signature: Signature | None, loader: Any, max_
 def predict_with(training: Training, signature: Signature, loader: Any) -> Any:
     """A prediction by a Trainer."""
     check_alike("predict", **extent_of(loader, training.trainer.batch_axis, chosen=not training.is_fitting))
+    model = training.prepare()
+    training.processes.share(model)
     with training.own_generators.in_use():
         return predict(
-            training.prepare(), signature, training.source("predict", loader), batch_axis=training.trainer.batch_axis,
+            model, signature, training.source("predict", loader), batch_axis=training.trainer.batch_axis,
             device=training.device, progress=training.progress,
         )  # fmt: skip
 
@@ -247,7 +247,7 @@ def evaluate(
     part = part_in_evaluation(loader, model, max_steps, means)
     this = Pass(
         signature.function, model, signature.select(hyper), part.batches, part.total, batch_axis,
-        take=means.add, shown=means.running, progress=progress, weigh=part.weigh,
+        take=means.add, shown=means.running, progress=progress, weigh=part.weigh, may_be_empty=part.may_be_empty,
     )  # fmt: skip
     if started is not None:
         started(this)

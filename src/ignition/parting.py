@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 import traceback
@@ -27,6 +28,7 @@ _SECONDS_FOR_A_WORD = 3.0
 _SECONDS_FOR_THE_SAME = 2.0
 _GONE = "another process has died, or has left the script without an error"
 _LATE = "another process did not come, and this one has waited for it as long as it may"
+_FROM_BACKEND = re.compile("gloo/transport|gloo/rendezvous|NCCL error in").search  # parts of the backends' sources
 _EXPECTED = "the same calls in every process, in the same order"
 _FIX = "look for a call that only some processes make, such as one under if is_main()"
 
@@ -246,9 +248,7 @@ def _say_more(file: Path, error: Exception) -> None:
 def _is_of_connection(error: BaseException) -> bool:
     """Whether a collective failed because a peer is gone, and not because something is wrong here."""
     kinds = (dist.DistError,) if hasattr(dist, "DistError") else ()
-    return isinstance(error, kinds) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL", "onnection closed"))
-    )
+    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and bool(_FROM_BACKEND(str(error))))
 
 
 def _short(value: Any) -> str:
@@ -256,6 +256,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
-distributed.ended_by(together)
+distributed.ended_by(together, check_alike)
 if distributed.world_size() > 1:  # an error of the script before the processes have met is to be seen, too
     _guard()

@@ -42,6 +42,7 @@ class Pass:
         window: The rules of the updates, where a step is more than one call of the function.
         weigh: What a batch weighs.
         check: Raises FunctionError if the function cannot be called with a batch.
+        may_be_empty: Whether the pass may have no batch at all, since other processes have some.
         stopped: Set to have the pass end after the current batch.
         data_seconds: How long was waited on the loader.
     """
@@ -63,6 +64,7 @@ class Pass:
     window: Window | None = None
     weigh: Callable[[Any, int], float | None] = batch_weight
     check: Callable[[Any], object] = lambda batch: None
+    may_be_empty: bool = False
     stopped: bool = False
     data_seconds: float = 0.0
 
@@ -84,8 +86,8 @@ def meet_first_batch(this: Pass, signature: Signature, device: torch.device, ite
     asked = perf_counter()
     first = next(this.batches, _NOTHING)
     if first is _NOTHING:
-        if this.position.batch or this.position.offset or this.position.shift:
-            return  # a pass that was left open, and whose loader has nothing more
+        if this.may_be_empty or this.position.batch or this.position.offset or this.position.shift:
+            return  # or one that was left open, and whose loader has nothing more
         if this.total:
             raise BatchError(
                 f"the loader for {signature.role} gave no batch, and its length is {this.total}",

@@ -5,19 +5,20 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+from numbers import Real
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from ignition import distributed, rng
 from ignition.batch_norm import synchronise_batch_norm
+from ignition.errors import OptimizerError
 from ignition.gradient_sync import GradientSync
 from ignition.parting import check_alike, together
-from ignition.reading import indices_of, samples_of, size_of
-from ignition.said import plainly, settings_of
-from ignition.strategy import DDP, FSDP, check_replicable, is_sharded, replicated
+from ignition.reading import contents_of, samples_of, size_of
+from ignition.said import memory_of, plainly, settings_of
+from ignition.strategy import DDP, FSDP, check_replicable, is_sharded, replicated, share_buffers, share_values
 from ignition.structure import like, named
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Processes:
         self.seed_drawn = seed is None
         mine = torch.initial_seed() % 2**63 if seed is None else seed
         with together():
+            check_alike("make a Trainer")
             return int(distributed.text_of_main(str(mine)))
 
     def seed_generators(self, seed: int) -> None:
@@ -99,9 +101,9 @@ class Processes:
         if isinstance(self.strategy, FSDP):
             self.shard(trainer)
             return models
-        trained = [id(one) for one in _parameters(models) if one.requires_grad]
+        trained = _trained(models)
         if self._wrapped is None or self._wrapped[0] != trained:
-            self._wrapped = None
+            self._wrapped, self.unit = None, self.unit  # which lets go of the exchange, too
             gc.collect()  # the one before, whose hooks would reduce gradients too
             if self.strategy.sync_batch_norm:
                 for model in named(models).values():
@@ -109,6 +111,21 @@ class Processes:
             strategy = self.strategy
             self._wrapped = trained, like(models, lambda model: replicated(model, strategy, self._device))
         return self._wrapped[1]
+
+    def share(self, models: Any) -> None:
+        """Gives models the buffers of the first process; before they are wrapped, their parameters too.
+
+        Waits for all processes.
+        """
+        if self.many:
+            share_buffers(named(models).values())
+            if self._wrapped is None and self.sharded is None:
+                for model in named(models).values():
+                    share_values(model.parameters())
+
+    def trains_others(self) -> bool:
+        """Whether other parameters are trained now than those that `wrap` prepared for DDP."""
+        return self._wrapped is not None and self._wrapped[0] != _trained(self._wrapped[1])
 
     def shard(self, trainer: Any) -> None:
         """Shards the models in place, where they are to be and are not yet; all processes must call it."""
@@ -177,15 +194,18 @@ class Processes:
                 name: [type(one).__name__, sum(part.numel() for part in one.parameters())]
                 for name, one in named(trainer.model).items()
             }
+            loaders = {"train": trainer.train_loader, "test": trainer.test_loader}
+            extents: dict[str, Any] = {f"{name}_loader": size_of(one) for name, one in loaders.items()}
+            extents |= {f"{name}_samples": samples_of(one, trainer.batch_axis) for name, one in loaders.items()}
+            for name, one in loaders.items():
+                extents |= {f"{name}_{key}": value for key, value in contents_of(one).items()}
+            optimizers = {name: type(one).__name__ for name, one in named(trainer.optimizer).items()}
             check_alike(
-                what, **goal, **self._options_of(trainer),
-                train_loader=size_of(trainer.train_loader), test_loader=size_of(trainer.test_loader),
-                train_samples=samples_of(trainer.train_loader, trainer.batch_axis),
-                test_samples=samples_of(trainer.test_loader, trainer.batch_axis),
-                train_indices=indices_of(trainer.train_loader), test_indices=indices_of(trainer.test_loader),
-                model=models, optimizer={name: type(one).__name__ for name, one in named(trainer.optimizer).items()},
-                callbacks=[type(one).__name__ for one in trainer.callbacks], hyper=sorted(trainer.hyper),
+                what, **goal, **self._options_of(trainer), **extents, model=models, optimizer=optimizers,
+                callbacks=[type(one).__name__ for one in trainer.callbacks],
+                hyper={name: _compared(value) for name, value in sorted(trainer.hyper.items())},
                 step=trainer.step, epoch=trainer.epoch, **settings_of(trainer.optimizer),
+                optimizer_state=memory_of(trainer.optimizer),
             )  # fmt: skip
 
     def _options_of(self, trainer: Any) -> dict[str, Any]:
@@ -248,8 +268,16 @@ class Processes:
         """Looks whether all processes have taken the same steps. Waits for all of them.
 
         Raises:
+            OptimizerError: If the gradients of some steps were not averaged.
             ProcessError: If they have not.
         """
+        if self.trains_others():
+            raise OptimizerError(
+                "parameters were frozen or unfrozen in the middle of steps, so that some gradients were not averaged "
+                "over the processes",
+                expected="the same trained parameters from record to record, where many processes train with DDP",
+                fix="freeze and unfreeze in on_epoch_begin, in on_record, or between two fits",
+            )
         if self._sync is not None:
             self._sync.meet()
 
@@ -261,5 +289,11 @@ class Processes:
         return shared
 
 
-def _parameters(models: Any) -> list[nn.Parameter]:
-    return [one for model in named(models).values() for one in model.parameters()]
+def _compared(value: Any) -> Any:
+    """A hyperparameter as processes compare it; of what is no plain value, such as a device, each may have its own."""
+    return plainly(value) if value is None or isinstance(value, (str, Real)) else ""
+
+
+def _trained(models: Any) -> list[int]:
+    """Which parameters of models are trained, by their ids."""
+    return [id(one) for model in named(models).values() for one in model.parameters() if one.requires_grad]

@@ -15,27 +15,35 @@ from ignition.data import (
     Shard,
     batch_weight,
     digest_of,
+    is_sequence,
     iterate,
     keeps_place,
     length_after,
     length_of,
+    rekeyed,
     rounds,
     shuffles,
     sure_length,
 )
-from ignition.data_order import choice_of
+from ignition.data_order import beginning_of, choice_of, order_of
+from ignition.device import tensors_in
 from ignition.errors import BatchError, warn
+from ignition.keyed import KeyedLoader
+from ignition.keyed_order import drawn_under
 from ignition.means import Means
 from ignition.position import Position
+from ignition.rng import key_of
+from ignition.shards import drops_last
 from ignition.strategy import is_sharded
+from ignition.tensor_loader import KeyedTensors
 from ignition.weighing import NOTHING
 
 __all__ = [
     "Part",
     "at_most",
     "check_ordered",
+    "contents_of",
     "extent_of",
-    "indices_of",
     "is_stream",
     "part_in_evaluation",
     "part_of",
@@ -46,7 +54,13 @@ __all__ = [
 ]
 
 _END = object()
+_NO_BATCH = "none"
 _SECONDS_TO_END = 0.02
+_ALIKE = "the same batches in each process, which takes its own of them"
+_LOOK_FOR = (
+    "look for what depends on the process: its rank, its machine, an unseeded choice; data that are parted already go "
+    "into an IterableDataset"
+)
 _START: Final = Position(epoch=1)
 
 
@@ -58,7 +72,12 @@ def is_stream(loader: Any) -> bool:
 
 
 def part_of(
-    loader: Any, position: Position = _START, fill: Fill = "none", opened: Any = None, sure: bool = True
+    loader: Any,
+    position: Position = _START,
+    fill: Fill = "none",
+    opened: Any = None,
+    sure: bool = True,
+    seed: int = 0,
 ) -> Iterator[Any]:
     """The batches of one epoch that this process takes.
 
@@ -69,9 +88,10 @@ def part_of(
             processes where that is asked for: one that has ended goes on with its last batch, which counts nothing.
         opened: The batches of a stream, where it has been put back to its place.
         sure: Whether the processes are known to have as many; else they ask one another at each batch.
+        seed: What an iterable of the user's own draws, as it is read, follows this and the epoch, in all processes.
 
     Raises:
-        BatchError: If the processes have different numbers of batches.
+        BatchError: If the processes have different numbers of batches, or others.
     """
     size = distributed.world_size()
     if size == 1:
@@ -82,6 +102,8 @@ def part_of(
         time.sleep(_SECONDS_TO_END)
     if not is_stream(loader):
         shard = Shard(distributed.rank(), size)
+        if not (is_sequence(loader) or isinstance(rekeyed(loader, 0, ""), (KeyedLoader, KeyedTensors))):
+            loader = _ReadAlike(loader, key_of(seed, "iterable", position.epoch))
         batches = iterate(loader, position.epoch, _batches_read(position, size), shard, fill, position.shift)
         return batches if sure else _ending_alike(batches)
     batches = iterate(loader, position.epoch, position.batch) if opened is None else opened
@@ -108,12 +130,14 @@ class Part(NamedTuple):
         total: How many they are, where that is known.
         limit: How many of them are to be taken, where they are not limited already.
         weigh: What each counts.
+        may_be_empty: Whether there may be none, since other processes have some.
     """
 
     batches: Iterator[Any]
     total: int | None
     limit: int | None
     weigh: Callable[[Any, int], float | None]
+    may_be_empty: bool = False
 
 
 def part_in_evaluation(loader: Any, model: Any, max_steps: int | None, means: Means | None = None) -> Part:
@@ -136,7 +160,7 @@ def part_in_evaluation(loader: Any, model: Any, max_steps: int | None, means: Me
     batches = part_of(loader, fill=fill)
     if max_steps is not None:
         batches = _limited(batches, max_steps, number, size, every_round=fill == "borrow")
-    return Part(batches, total, None, weighing_borrowed(means))
+    return Part(batches, total, None, weighing_borrowed(means), fill == "none" and is_stream(loader))
 
 
 def _not_weighed(batch: Any, axis: int) -> None:
@@ -151,18 +175,19 @@ def size_of(loader: Any) -> list[int | None] | None:
 
 
 def extent_of(loader: Any, axis: int, chosen: bool = True) -> dict[str, Any]:
-    """What of a loader has to be the same in all processes that share it, by name; `chosen`: `indices_of` it too."""
+    """What of a loader has to be the same in all processes that share it, by name; `chosen`: what is in it, too."""
     extent = {"loader": size_of(loader), "samples": samples_of(loader, axis), "batch_axis": axis}
-    return extent | {"indices": indices_of(loader)} if chosen else extent
+    return extent | contents_of(loader) if chosen else extent
 
 
-def indices_of(loader: Any) -> str | None:
-    """Which samples indices choose, where processes share them: a split that each has drawn for itself is another one.
+def contents_of(loader: Any) -> dict[str, str | None]:
+    """What is in a loader, and in which order, as far as it is at hand, for processes that share it.
 
     A million indices in a list take a tenth of a second, so this is for once a fit, and for calls outside of one.
     """
     shared = loader is not None and distributed.world_size() > 1 and not is_stream(loader)
-    return choice_of(loader) if shared else None
+    parts = {"order": order_of, "indices": choice_of, "data": beginning_of}
+    return {name: part(loader) if shared else None for name, part in parts.items()}
 
 
 def samples_of(loader: Any, axis: int) -> list[int | None] | None:
@@ -244,7 +269,7 @@ def _of_stream(batches: Iterator[Any], ends_together: bool) -> Iterator[Any]:
         if batch.__class__ is Borrowed:
             batch, last = _END, batch
         if is_first:
-            _check_not_the_same(batch)
+            _check_first(batch, is_all=not ends_together)
         if not ends_together:
             if batch is _END:
                 return
@@ -263,6 +288,37 @@ def _of_stream(batches: Iterator[Any], ends_together: bool) -> Iterator[Any]:
             )
 
 
+class _ReadAlike:
+    """An iterable of the user's own that every process reads whole: what it draws is the same in all of them.
+
+    Args:
+        loader: The user's.
+        key: What it draws follows this, whichever generators it asks.
+    """
+
+    def __init__(self, loader: Any, key: int) -> None:
+        self.drop_last = drops_last(loader)
+        self._loader, self._key = loader, key
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = drawn_under(self._loader, self._key)
+        first = next(batches, _END)
+        # What is drawn on an accelerator follows no key, and is in each process its own.
+        on_cpu = [one for one in tensors_in(() if first is _END else first) if one.is_cpu]
+        digests = distributed.gather_texts(digest_of(on_cpu).hex())
+        other = next((number for number, digest in enumerate(digests) if digest != digests[0]), None)
+        if other is not None:
+            raise BatchError(
+                f"the loader, of class {type(self._loader).__qualname__}, begins with another batch in process {other} "
+                "than in process 0",
+                expected=_ALIKE,
+                fix=_LOOK_FOR,
+            )
+        if first is not _END:
+            yield first
+            yield from batches
+
+
 def _ending_alike(batches: Iterator[Any]) -> Iterator[Any]:
     """Batches of what cannot say beforehand how many there are; nobody waits for one who has none left."""
     while True:
@@ -271,19 +327,24 @@ def _ending_alike(batches: Iterator[Any]) -> Iterator[Any]:
         if 0 < left < distributed.world_size():
             raise BatchError(
                 "train_loader gave more batches in one process than in another",
-                expected="the same batches in each process, which takes its own of them",
-                fix="look for what depends on the process: its rank, its machine, an unseeded choice; data that are "
-                "parted already go into an IterableDataset",
+                expected=_ALIKE,
+                fix=_LOOK_FOR,
             )
         if not left:
             return
         yield batch
 
 
-def _check_not_the_same(batch: Any) -> None:
-    """Raises BatchError if two processes begin with the same batch."""
-    every = distributed.gather_texts("" if batch is _END else digest_of(batch).hex())
-    seen = [text for text in every if text]
+def _check_first(batch: Any, is_all: bool) -> None:
+    """Raises BatchError if two processes begin with the same batch; or if there is none in any, where that is all."""
+    every = distributed.gather_texts(_NO_BATCH if batch is _END else digest_of(batch).hex())
+    if is_all and all(text == _NO_BATCH for text in every):
+        raise BatchError(
+            "the stream gave no batch in any process",
+            expected="at least one batch in each epoch and each evaluation",
+            fix="see whether its data set can be read a second time, and how it shares its samples out",
+        )
+    seen = [text for text in every if text not in ("", _NO_BATCH)]
     if len(set(seen)) < len(seen):
         raise BatchError(
             f"the stream gives the same first batch to several of {distributed.world_size()} processes",

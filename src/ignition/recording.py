@@ -57,7 +57,7 @@ def write_record(training: Training, goal: Goal) -> None:
         training.evaluation_start.begin(trainer.test_loader)
     if trainer.eval_fn is not None:
         record |= {f"val_{name}": mean for name, mean in trainer.evaluate(max_steps=goal.max_eval_steps).items()}
-    record |= learning_rates(trainer.optimizer) | plain_values(trainer.hyper) | training.take_seconds()
+    record |= learning_rates(trainer.optimizer) | plain_values(trainer.hyper) | _take_seconds(training)
     check_names(trainer.hyper)  # a callback may have added to them
     row = training.processes.row_of_main({"epoch": position.epoch, "step": position.step, **record})
     _check_columns(trainer, row)  # before history changes
@@ -86,3 +86,12 @@ def _check_columns(trainer: Any, row: dict[str, Any]) -> None:
                 error = unknown_column(name, columns)
                 error.add_note(f"{callback!r} needs it")
                 raise error
+
+
+def _take_seconds(training: Training) -> dict[str, float]:
+    """The seconds since the record before, and how many of them were spent waiting on the loader."""
+    this = training.open_pass
+    waited = 0.0
+    if this is not None:
+        waited, this.data_seconds = this.data_seconds, 0.0
+    return {"seconds": training.clock.take(), "data_seconds": waited}

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ignition.structure import named
 
-__all__ = ["plainly", "settings_of"]
+__all__ = ["memory_of", "plainly", "settings_of", "sum_of_all", "weights_of"]
 
 
 def plainly(value: Any) -> Any:
@@ -39,6 +40,45 @@ def plainly(value: Any) -> Any:
         fields = {one.name: plainly(getattr(value, one.name)) for one in dataclasses.fields(value)}
         return {"": type(value).__name__} | fields
     return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def sum_of_all(tensors: Iterable[Tensor]) -> float:
+    """The sum of all numbers in some tensors: the same where they hold the same. Waits for accelerators.
+
+    Those of types that torch cannot add up count nothing.
+
+    Example:
+        >>> sum_of_all([torch.ones(2), torch.tensor([1 + 2j])])
+        5.0
+    """
+    sums = []
+    for one in tensors:
+        values = one.detach()
+        values = values.coalesce().values() if values.is_sparse else values
+        values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+        with contextlib.suppress(RuntimeError, TypeError):
+            sums.append(values.sum(dtype=torch.float64).cpu())
+    return torch.stack(sums).sum().item() if sums else 0.0
+
+
+def weights_of(models: Any) -> dict[str, Any]:
+    """What the parameters of models hold, by the models' names; of sharded ones each process has its rows alone."""
+    return {
+        name: plainly(sum_of_all(one for one in model.parameters() if not hasattr(one, "device_mesh")))
+        for name, model in named(models).items()
+        if isinstance(model, nn.Module)
+    }
+
+
+def memory_of(optimizers: Any) -> dict[str, Any]:
+    """What optimizers remember, by their names: of how many parameters, and what it adds up to."""
+    found: dict[str, Any] = {}
+    for name, optimizer in named(optimizers).items():
+        states = [one for one in getattr(optimizer, "state", {}).values() if isinstance(one, Mapping)]
+        values = [value for state in states for value in state.values()]
+        tensors = [one for one in values if isinstance(one, Tensor) and not hasattr(one, "device_mesh")]
+        found[name] = [len(states), plainly(sum_of_all(tensors))]
+    return found
 
 
 def settings_of(optimizers: Any) -> dict[str, Any]:

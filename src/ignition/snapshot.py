@@ -114,7 +114,7 @@ def capture(
         "seed": trainer.seed,
         "hyper": encode(trainer.hyper, others, "hyper"),
         "history": trainer.history.state_dict(),
-        "seconds": training.elapsed(),
+        "seconds": training.clock.seconds,
         "scales": encode(training.scales(), others, "scales"),
         "optimizers": optimizers.encoded,
         "callbacks": {

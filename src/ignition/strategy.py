@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.distributed_c10d import _get_default_group
+from torch.distributed.utils import _sync_params_and_buffers
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
@@ -17,7 +19,9 @@ from ignition import distributed
 from ignition.errors import ArgumentError
 from ignition.structure import named
 
-__all__ = ["DDP", "FSDP", "check_replicable", "check_strategy", "replicated", "share_buffers"]
+__all__ = ["DDP", "FSDP", "check_replicable", "check_strategy", "replicated", "share_buffers", "share_values"]
+
+_BYTES_AT_ONCE = 250 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +142,11 @@ class ForwardPasses:
     Attributes:
         count: How many there were, with gradients. An optimizer that steps without a new one may have gradients that no
             other process knows of. And a static graph is learnt in the first one.
+        travelled: Whether there was one whose gradients travel.
     """
 
     count: int = 0
+    travelled: bool = False
 
 
 class Replica(DistributedDataParallel):
@@ -169,6 +175,7 @@ class Replica(DistributedDataParallel):
         """As the model's, with its gradients averaged in the backward pass."""
         if torch.is_grad_enabled():
             self.forward_passes.count += 1
+            self.forward_passes.travelled |= self.require_backward_grad_sync
         return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
@@ -203,8 +210,9 @@ class Replicated:
 
 
 def replicated(module: nn.Module, strategy: DDP, device: torch.device) -> nn.Module:
-    """A model as DDP trains it; one without anything to train as it is."""
+    """A model as DDP trains it; one without anything to train as it is, with the weights of the first process."""
     if not any(parameter.requires_grad for parameter in module.parameters()):
+        share_values((*module.parameters(), *module.buffers()))  # as DDP does for all others
         return module
     options: dict[str, Any] = {} if strategy.bucket_cap_mb is None else {"bucket_cap_mb": strategy.bucket_cap_mb}
     if not strategy.broadcast_buffers:  # the second is the name from torch 2.13 on
@@ -292,6 +300,13 @@ def share_buffers(modules: Iterable[nn.Module]) -> None:
         with torch.no_grad():
             for buffer, part in zip(alike, torch.split(flat, [buffer.numel() for buffer in alike]), strict=True):
                 buffer.copy_(part.view_as(buffer))
+
+
+def share_values(tensors: Iterable[torch.Tensor]) -> None:
+    """Gives tensors, which need not be on the CPU, the values of the first process."""
+    if distributed.world_size() > 1:
+        strided = [one.detach() for one in tensors if one.layout is torch.strided]
+        _sync_params_and_buffers(_get_default_group(), strided, _BYTES_AT_ONCE, 0)
 
 
 def _check_flag(strategy: str, name: str, value: Any) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch.optim import Optimizer
 
 from ignition import rng
+from ignition.clock import Clock
 from ignition.data import drop_workers, rekeyed
 from ignition.epoch_start import EpochStart, EvaluationStart
 from ignition.events import Events
@@ -92,8 +93,7 @@ class Training:
         self.generators, self.advisor, self.unused_gradients = rng.Generators(trainer), Advisor(), UnusedGradients(self)
         self.own_generators = OwnGenerators()
         self.epoch_start, self.evaluation_start = EpochStart(), EvaluationStart()
-        self._seconds = 0.0
-        self._since: float | None = None
+        self.clock = Clock()
 
     @property
     def epochs_ended(self) -> int:
@@ -118,18 +118,6 @@ class Training:
         """Whether the loader has come to the end of the epoch that was begun last."""
         return self.open_pass is None or (self.pending is not None and self.pending["epoch_ended"])
 
-    def elapsed(self) -> float:
-        """The seconds since the last record, as far as they were spent in a fit."""
-        return self._seconds + (0.0 if self._since is None else perf_counter() - self._since)
-
-    def take_seconds(self) -> dict[str, float]:
-        """The seconds since the record before, and how many of them were spent waiting on the loader."""
-        seconds, waited = self.elapsed(), 0.0
-        self._seconds, self._since = 0.0, perf_counter()
-        if self.open_pass is not None:
-            waited, self.open_pass.data_seconds = self.open_pass.data_seconds, 0.0
-        return {"seconds": seconds, "data_seconds": waited}
-
     # Fits
 
     def prepare(self) -> Any:
@@ -142,8 +130,19 @@ class Training:
 
     def wrap(self) -> None:
         """Prepares what the train function receives: sharded, or under DDP, where there are several processes."""
-        self.prepared = None  # the one before, which may have to go first
+        self.prepared = None  # the one before may have to go first, and with it what holds on to it
+        if self.window is not None:
+            self.window.set_sync(None)
+        if self.open_pass is not None:
+            self.open_pass.model = None
         self.prepared = self.processes.wrap(self.trainer, self.prepare())
+
+    def wrap_again(self) -> None:
+        """Between two steps, does the same anew where a callback has frozen or unfrozen parameters."""
+        if self.window is not None and self.open_pass is not None and self.processes.trains_others():
+            self.wrap()
+            self.window.set_sync(self.processes.gradient_sync(self.prepared))
+            self._set_hooks(self.open_pass)
 
     def seed(self) -> None:
         """Seeds all generators, once in a training, if a seed was given."""
@@ -180,7 +179,7 @@ class Training:
             self.window = Window(named(self.trainer.optimizer), self.rules, self.device, sync)
             self.window.load_state_dict(self._scales)
             self.window.attach()
-        self._since = perf_counter()
+        self.clock.begin()
         self.progress.open()
         if self.open_pass is not None:
             self._set_hooks(self.open_pass)
@@ -195,7 +194,7 @@ class Training:
                 f"no record yet: the fit ended inside epoch {self.position.epoch}; fit(..., eval_every=...) writes one "
                 "every so many steps"
             )
-        self._seconds, self._since = self.elapsed(), None
+        self.clock.end()
         self._scales = self.scales()
         if self.window is not None:
             self.window.detach()
@@ -346,7 +345,8 @@ class Training:
         asked = perf_counter()
         source, read = self.source("train", loader), position.batch + position.offset + position.shift
         opened = self.epoch_start.open(loader, source, position.epoch, read)
-        batches = part_of(source, position, "split", opened, sure=this.length is not None)
+        seed = self.trainer.seed or 0
+        batches = part_of(source, position, "split", opened, sure=this.length is not None, seed=seed)
         this.data_seconds += perf_counter() - asked
         if self.rules.accumulate > 1:  # the epoch's last window is to be known by its last batch
             batches = with_known_end(this, loader, batches)
@@ -383,7 +383,7 @@ class Training:
             setattr(self.position, name, value)
         self.fit, self.seeded = dict(state["fit"]), True
         self._keyed.clear()
-        self._scales, self._seconds = scales, state["seconds"]
+        self._scales, self.clock.seconds = scales, state["seconds"]
         self.means.load_state_dict(state["means"])
         self.pending = state["pending"]
         self.open_pass = self._new_pass() if state["open"] else None

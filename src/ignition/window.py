@@ -125,6 +125,14 @@ class Window:
         self._called.clear()
         self._index = 0
 
+    def set_sync(self, sync: GradientSync | None) -> None:
+        """Exchanges between two steps how gradients come together, while hooks are there."""
+        if self._sync is not None:
+            self._sync.detach()
+        self._sync = sync
+        if sync is not None:
+            sync.attach()
+
     def begin_batch(self, weight: float | None, last: bool) -> None:
         """Says what the batch weighs by itself, and whether it is known to be the epoch's last."""
         self._called.clear()
