@@ -140,6 +140,7 @@ def build(job: dict[str, Any]) -> Trainer[Any]:
     trainer = Trainer(
         model, optimizer, train_fn, train_loader, eval_fn, DataLoader(Points(), 16), device="cpu",
         accumulate=job.get("accumulate", 1), seed=job.get("seed"), progress=job.get("progress", False),
+        strategy=job.get("strategy", "auto"),
     )  # fmt: skip
     trainer.state = {"count": 0, "mean": torch.zeros(4)}
     trainer.callbacks = [

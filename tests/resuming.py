@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, Dataset, Sampler, WeightedRandomSampler, default_collate
 
@@ -370,6 +371,8 @@ def _digest(value: Any) -> str:
     digest = hashlib.sha256()
 
     def add(value: Any) -> None:
+        if isinstance(value, DTensor):
+            value = value.to_local()  # the rows of this process
         if isinstance(value, Tensor):
             digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
             digest.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -147,35 +147,43 @@ def test_a_signal_to_one_or_all_ends_all_after_the_same_step_with_one_checkpoint
 @pytest.fixture(scope="module")
 def expected(context: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], list[dict[str, Any]]]:
     """What an uninterrupted run leaves in each process."""
-    found: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
 
-    def reports(size: int, workers: int) -> list[dict[str, Any]]:
-        if (size, workers) not in found:
-            runs = Runs(context, tmp_path_factory.mktemp("whole") / "run", workers=workers, epochs=9)
+    def reports(size: int, workers: int, strategy: str = "ddp") -> list[dict[str, Any]]:
+        case = size, workers, strategy
+        if case not in found:
+            runs = Runs(context, tmp_path_factory.mktemp("whole") / "run", workers=workers, epochs=9, strategy=strategy)
             assert runs.run(size) == [0] * size, runs.log(size)
-            found[size, workers] = runs.reports(size)
-        return found[size, workers]
+            found[case] = runs.reports(size)
+        return found[case]
 
     return reports
 
 
-@pytest.mark.parametrize(("killed", "size"), [("one", 2), ("all", 2)])
+@pytest.mark.parametrize(
+    ("killed", "size", "strategy", "kills"), [("one", 2, "ddp", 10), ("all", 2, "ddp", 10), ("one", 2, "fsdp", 4)]
+)
 def test_what_is_killed_at_random_moments_is_restarted_and_ends_in_the_same_bits(
-    killed: str, size: int, tmp_path: Path, expected: Callable[..., Any], seen: Callable[..., None]
-) -> None:
-    kills = 10
+    killed: str, size: int, strategy: str, kills: int,
+    tmp_path: Path, expected: Callable[..., Any], seen: Callable[..., None],
+) -> None:  # fmt: skip
     report = tmp_path / "report"
     job = {
         "folder": str(tmp_path / "checkpoints"), "report": str(report), "epochs": 9, "pause": 0.02,
-        "kills": kills, "killed": killed, "within": 0.6, "seed of kills": 1,
+        "kills": kills, "killed": killed, "within": 0.6, "seed of kills": 1, "strategy": strategy,
     }  # fmt: skip
     errors = finish(process := torchrun(size, job, "--max-restarts", str(kills)))
     assert process.returncode == 0, errors
     restarts = int(Path(f"{report}.restarts").read_text())
     reports = [json.loads(Path(f"{report}.{rank}").read_text()) for rank in range(size)]
-    assert reports == expected(size, 0)
+    assert reports == expected(size, 0, strategy)
     assert restarts >= kills // 2
-    seen(f"many processes: kill -9 of {killed}, restarted by torchrun", restarts, f"back again {restarts}, Equal 1")
+    under = " under FSDP" if strategy == "fsdp" else ""
+    seen(
+        f"many processes{under}: kill -9 of {killed}, restarted by torchrun",
+        restarts,
+        f"back again {restarts}, Equal 1",
+    )
 
 
 @pytest.mark.fault("many processes: an error in one, under torchrun", "its traceback is printed last 1, no Hang", 1)

@@ -318,3 +318,30 @@ def test_what_is_borrowed_weighs_nothing():
 )
 def test_the_smaller_of_a_limit_and_a_length_counts_where_they_are_known(limit, length, expected):
     assert at_most(limit, length) == expected
+
+
+class OfRank(IterableDataset):
+    """A stream of so many samples, shared out."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __iter__(self):
+        x, y = samples()
+        return iter([(x[i], y[i]) for i in range(distributed.rank(), self.size, distributed.world_size())])
+
+
+def evaluate_streams(folder):
+    def evaluation(size):
+        return evaluate(net(), lambda model, x, y: {"mean": model(x).mean()}, DataLoader(OfRank(size), 2))
+
+    write(folder, [[evaluation(size)["mean"] for size in (5, 2, 1)], raised(lambda: evaluation(0))])
+
+
+@pytest.mark.slow
+def test_a_stream_with_fewer_samples_than_processes_is_evaluated_in_those_that_have_some(tmp_path):
+    run_processes(evaluate_streams, 3, tmp_path, folder=tmp_path)
+    x, _ = samples()
+    for means, said in read(tmp_path, 3):
+        assert means == pytest.approx([net()(x[:size]).mean().item() for size in (5, 2, 1)], abs=1e-6)
+        assert said == "BatchError: the stream gave no batch in any process"

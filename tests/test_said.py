@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ignition import DDP, FSDP
-from ignition.said import plainly, settings_of
+from ignition.said import memory_of, plainly, settings_of, sum_of_all, weights_of
 
 
 def large(module):
@@ -56,3 +56,25 @@ def test_settings_are_named_by_where_they_stand():
     assert found["optimizer['B'].param_groups[0]['momentum']"] == 0.9
     assert not any("params'" in name for name in found)
     assert settings_of(None) == settings_of(object()) == {}
+
+
+def test_what_tensors_hold_adds_up_to_the_same_wherever_it_is_the_same():
+    parts = [torch.tensor([1.5, -2.0]), torch.tensor([1 + 2j]).conj(), torch.tensor([True, True]), torch.ones(2).half()]
+    parts += [torch.tensor([1.0, 0.0, 2.0]).to_sparse(), nn.Parameter(torch.ones(3))]
+    assert sum_of_all(parts) == -0.5 - 1 + 2 + 2 + 3 + 3
+    assert sum_of_all([]) == 0
+    assert sum_of_all([torch.zeros(2, dtype=torch.float8_e4m3fn)]) == 0  # torch does not add these up
+
+
+def test_what_models_and_optimizers_hold_is_said_by_their_names():
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.Adam(model.parameters())
+    assert weights_of({"net": model, "other": len}) == {"net": sum_of_all(model.parameters())}
+    assert memory_of({"one": optimizer}) == {"one": [0, 0.0]}
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    count, total = memory_of(optimizer)[""]
+    assert count == 2
+    # Two parameters at step 1; the gradients of three numbers are 1, of which a tenth and a thousandth are kept.
+    assert total == pytest.approx(2 + 3 * 0.1 + 3 * 0.001, abs=1e-6)
+    assert memory_of(None) == {}
