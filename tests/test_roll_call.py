@@ -104,10 +104,10 @@ def test_what_one_process_leaves_out_is_an_error_in_all_of_them(tmp_path):
 
 def test_one_process_is_of_one_mind_with_itself():
     calls = RollCall()
-    calls.begin_batch()
+    calls.batch += 1
     calls.forward()
     calls.backward()
-    assert calls.said
+    assert calls.said_in == 1
     assert calls.say(UPDATE, 1, 2.5).value == 2.5
     calls.step()
     calls.say(END)
@@ -116,12 +116,15 @@ def test_one_process_is_of_one_mind_with_itself():
 
 
 def test_a_backward_pass_is_announced_once_until_the_next_forward_pass_or_step(monkeypatch):
-    calls, said = RollCall(), []
-    monkeypatch.setattr(calls, "say", lambda kind, *rest: said.append(kind) or setattr(calls, "_announced", kind == 2))
-    calls.begin_batch()
+    calls, said, say = RollCall(), [], RollCall.say
+    monkeypatch.setattr(RollCall, "say", lambda calls, kind, *rest: said.append(kind) or say(calls, kind, *rest))
+    calls.batch += 1
     for call in (calls.backward, calls.backward, calls.step, calls.backward, calls.forward, calls.backward):
         call()
     assert said == [BACKWARD, BACKWARD, FORWARD, BACKWARD]
+    calls.batch += 1
+    calls.backward()
+    assert said == [BACKWARD, BACKWARD, FORWARD, BACKWARD, BACKWARD]
 
 
 @pytest.mark.parametrize(
@@ -136,8 +139,7 @@ def test_a_backward_pass_is_announced_once_until_the_next_forward_pass_or_step(m
 )
 def test_what_differs_is_told(monkeypatch, kind, optimizer, text):
     calls = RollCall()
-    for _ in range(3):
-        calls.begin_batch()
+    calls.batch = 3
     calls.step()
     word = calls.say(kind, optimizer)
     (code,) = word.heard()

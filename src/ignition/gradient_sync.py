@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +32,14 @@ if TYPE_CHECKING:
 
 __all__ = ["GradientSync", "Total"]
 
+_COUNT = operator.attrgetter("count")
+
 
 class Total:
     """The weight of a window, averaged over the processes; on its way there until it is asked for."""
 
     def __init__(self, local: Any, calls: RollCall, optimizer: int) -> None:
-        self._calls = calls
+        self.calls = calls
         self._sum = self._work = None
         if isinstance(local, Tensor):  # of weights on an accelerator: nobody waits for it
             self._sum = local.detach().double().reshape(1)
@@ -49,7 +52,7 @@ class Total:
         Raises:
             ProcessError: If the processes do not take the same steps.
         """
-        self._calls.hear()
+        self.calls.hear()
         size = distributed.world_size()
         if self._sum is None or self._work is None:
             return self._word.value / size
@@ -68,19 +71,20 @@ class GradientSync:
 
     def __init__(self, models: Iterable[Any], unit: float | None = None, sharded: Sharded | None = None) -> None:
         self.unit = unit
+        self.calls = RollCall()
+        """What the processes say to one another."""
         self._sharded = sharded
         self.stepped_plainly = False
         """Whether a step was taken without `optimize`, and so as the plain average over the processes."""
         self._replicas = [replica for model in models if (replica := replica_of(model)) is not None]
         self._passes = [replica.forward_passes for replica in self._replicas]
-        self._begun_with = self._before = self._counts()  # the forward passes before the fit, and before this window
+        self._begun_with = self._counts()  # the forward passes before the fit
         self._used: dict[Optimizer, list[int]] = {}  # those before each optimizer's last step
         # Gradients that were there before the fit's first step: of the call before, or from a checkpoint.
         self._are_kept = any(one.grad is not None for replica in self._replicas for one in replica.module.parameters())
         self._seen: set[Optimizer] = set()
         self._parts: dict[Optimizer, tuple[int, bool]] = {}
         self._weights = 0  # a digest of what the batches weighed since the last record
-        self._calls = RollCall()
         self._handles: list[Any] = []
 
     def attach(self) -> None:
@@ -99,23 +103,23 @@ class GradientSync:
 
     def detach(self) -> None:
         """Takes back what `attach` did; after an error others wait until the exchanges are let go of."""
-        self._calls.forget()
+        self.calls.forget()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
     def _begins_backward(self, replica: Replica, *_: Any) -> None:
         if replica.require_backward_grad_sync:
-            self._calls.said = True
+            self.calls.said_in = self.calls.batch
 
     def _begins_forward(self, *_: Any) -> None:
         if torch.is_grad_enabled():
-            self._calls.forward()
+            self.calls.forward()
 
     def _ends_forward(self, model: Any, inputs: Any, output: Any) -> None:
         for one in tensors_in(output) if torch.is_grad_enabled() else ():
             if one.grad_fn is not None:
-                one.register_hook(lambda _: self._calls.backward())  # type: ignore[no-untyped-call]
+                one.register_hook(lambda _: self.calls.backward())  # type: ignore[no-untyped-call]
 
     def begin_batch(self, weight: float | None, opening: bool, closing: bool) -> None:
         """Gradients travel in the last batch of a window only: what ``no_sync`` does.
@@ -126,9 +130,10 @@ class GradientSync:
             closing: Whether it is known to be the last of its window.
         """
         if opening:
-            self._before = self._counts()
+            for passes in self._passes:
+                passes.before = passes.count
         self._weights = hash((self._weights, -1.0 if weight is None else weight))
-        self._calls.begin_batch()
+        self.calls.batch += 1
         for replica in self._replicas:
             # torch learns a static graph in a pass whose gradients travel: those of the first batch do, and count once.
             travels = closing or (replica.static_graph and not replica.forward_passes.count)
@@ -136,13 +141,13 @@ class GradientSync:
                 replica.require_backward_grad_sync = travels
 
     def end_batch(self, closing: bool) -> None:
-        """Tells the others where a batch has left out what they wait with.
+        """Tells the others that a batch has left out what they wait with, where it has said nothing of a backward pass.
 
         Raises:
             ProcessError: If they have not left it out.
         """
-        if not self._calls.said and (self._sharded is not None or (closing and self._replicas)):
-            self._calls.left_out()
+        if self.calls.said_in != self.calls.batch and (self._sharded is not None or (closing and self._replicas)):
+            self.calls.left_out()
 
     def meet(self) -> None:
         """Looks whether all processes have come to the same place between two steps. Waits for all of them.
@@ -153,22 +158,22 @@ class GradientSync:
         """
         for replica in self._replicas:  # before the others are waited for, which may wait for these gradients
             _check_averaged(replica)
-        self._calls.say(END)
-        self._calls.hear()
+        self.calls.say(END)
+        self.calls.hear()
 
     def begin_backward(self) -> None:
         """Says that a backward pass of `optimize` begins, which takes no step yet: a sharded model exchanges there."""
         if self._sharded is not None:
-            self._calls.backward()
+            self.calls.backward()
 
     def total(self, weight: Any, optimizer: int) -> Total:
         """The weight of a window, on its way; it says beforehand that a backward pass comes, and the step after it."""
-        return Total(weight, self._calls, optimizer)
+        return Total(weight, self.calls, optimizer)
 
     def share(self, weight: Any) -> Any:
         """What a loss of that weight counts; the first time the processes agree on the unit, that of the first one."""
         if self.unit is None:
-            self._calls.backward()
+            self.calls.backward()
             first = [float(weight) if distributed.is_main() else 0.0]  # waits for an accelerator, once a training
             self.unit = distributed.sum_of(first)[0] or 1.0
         return weight / self.unit
@@ -236,13 +241,13 @@ class GradientSync:
             OptimizerError: If the forward pass went around the model that the function received, or the gradients of
                 the optimizer's first step differ from process to process.
         """
-        self._calls.step()
+        self.calls.step()
         counts = self._counts()
         # A function may begin with the step on the gradients of the call before: it has not used their forward pass.
         used = self._used.get(optimizer, self._begun_with)
         is_excused = self._are_kept and optimizer not in self._seen  # compared below
-        for replica, count, before, last in zip(self._replicas, counts, self._before, used, strict=True):
-            bypassed = count == before and count == last and not is_excused
+        for replica, count, last in zip(self._replicas, counts, used, strict=True):
+            bypassed = count == replica.forward_passes.before and count == last and not is_excused
             if bypassed and any(id(one) in replica.parameter_ids for one in _moved(optimizer)):
                 raise OptimizerError(
                     f"{type(optimizer).__name__} is about to step on gradients of this process alone: the model that "
@@ -296,7 +301,7 @@ class GradientSync:
         return unequal
 
     def _counts(self) -> list[int]:
-        return [passes.count for passes in self._passes]
+        return list(map(_COUNT, self._passes))
 
     def _compare(self, optimizer: Optimizer) -> None:
         gradients = [one.grad for one in _moved(optimizer) if one.grad is not None]

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -90,11 +91,16 @@ class KeyedLoader:
             # What a class of the user's makes of the batches need not be one for one: all are read, and counted after.
             return self._of_own_iter(epoch, start, shard, fill)
         drawn, self.drawn = self.drawn, None
+        # Where nothing is drawn the user's own parts do as well, and quicker; workers that persist keep theirs.
+        self._order.is_plain = not self._order.has_keys and not self._loader.num_workers
+        parts = vars(self._original) if self._order.is_plain else self._parts
+        vars(self._loader).update(dataset=parts["dataset"], collate_fn=parts["collate_fn"])
         if shard.size == 1:
             self._order.place(epoch, start, shift=shift, drawn=drawn)
             return iter(self._loader)
         borrowed = self._order.place(epoch, start, shard, fill, shift=shift, drawn=drawn)
-        return _marked(iter(self._loader), borrowed)  # its workers start now
+        batches, own = iter(self._loader), self._order.own_at_least()  # its workers start now
+        return chain(islice(batches, own), _marked(batches, borrowed, own))
 
     def _of_own_iter(self, epoch: int, start: int, shard: Shard, fill: Fill) -> Iterator[Any]:
         drawn, self.drawn = self.drawn or Drawn(), None
@@ -178,9 +184,9 @@ def _leaving_generators() -> Iterator[None]:
     restore(before)
 
 
-def _marked(batches: Iterator[Any], borrowed: set[int]) -> Iterator[Any]:
+def _marked(batches: Iterator[Any], borrowed: set[int], start: int) -> Iterator[Any]:
     """Some batches, those of these numbers as borrowed ones: only here, since pinning memory makes lists of tuples."""
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(batches, start):
         yield Borrowed.of(batch) if number in borrowed else batch
 
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +24,18 @@ from ignition.drawn import Drawn
 from ignition.errors import ArgumentError
 from ignition.generators import generators_of, reseed
 from ignition.rng import key_of, keyed_blocks
-from ignition.shards import TORCH_SAMPLERS, WHOLE, Fill, Numbered, Shard, batches_in, deal, drops_last, portions_in
+from ignition.shards import (
+    TORCH_SAMPLERS,
+    WHOLE,
+    Fill,
+    Numbered,
+    Shard,
+    are_numbered,
+    batches_in,
+    deal,
+    drops_last,
+    portions_in,
+)
 
 __all__ = ["KeyedIndices", "KeyedOrder", "batches_left", "drawn_under", "unsharded"]
 
@@ -50,7 +61,7 @@ class _Place:
     drawn: Drawn
     is_told: bool | None
     turn: Iterator[int]  # 0, or how often a loader with an iteration of its own has passed over its samples before
-    opened: Iterator[KeyedIndices] | None = None  # where the first iteration has come to a goal
+    opened: Iterator[Any] | None = None  # where the first iteration has come to a goal
 
 
 class KeyedOrder:
@@ -58,6 +69,7 @@ class KeyedOrder:
 
     Attributes:
         has_keys: Whether each batch has one. Where nothing is drawn nobody asks for it, and to work it out takes time.
+        is_plain: Whether the indices come as they are, without a place for a key.
     """
 
     def __init__(self, loader: DataLoader[Any], seed: int, purpose: str) -> None:
@@ -68,7 +80,7 @@ class KeyedOrder:
         self._drop_last = drops_last(loader)
         self._seed = seed
         self._purpose = purpose
-        self.has_keys = True
+        self.has_keys, self.is_plain = True, False
         self.place(1)
 
     def place(
@@ -115,16 +127,23 @@ class KeyedOrder:
         length = batches_left(this.sampler, this.shift) if this.shift else len(this.sampler)
         return portions_in(max(0, length - this.start), this.shard, this.fill, self._drop_last)
 
-    def __iter__(self) -> Iterator[KeyedIndices]:
+    def __iter__(self) -> Iterator[Any]:
         # The place is read now and not at the first batch: by then another iteration may have set its own.
-        return self._opened(self._place)
+        return chain.from_iterable(self._opened(self._place))
 
-    def _opened(self, this: _Place) -> Iterator[KeyedIndices]:
+    def _opened(self, this: _Place) -> Iterator[Iterator[Any]]:
         """Begins when it is first asked, since a DataLoader with workers makes two iterators, and asks the second."""
         opened, this.opened = this.opened, None
-        yield from self._from(this) if opened is None else opened
+        yield self._from(this) if opened is None else opened
 
-    def _from(self, this: _Place) -> Iterator[KeyedIndices]:
+    def own_at_least(self) -> int:
+        """How many of the batches to come are surely no borrowed ones: those of rounds that are known to be whole."""
+        this = self._place
+        if not are_numbered(this.sampler):
+            return 0
+        return max(0, batches_left(this.sampler, this.shift) - this.start) // this.shard.size
+
+    def _from(self, this: _Place) -> Iterator[Any]:
         turn = next(this.turn)
         order = _reseeded(this.sampler, this.epoch, self._key(turn, "order", this.epoch))
         is_told = not _draws_at_once(this.sampler) if this.is_told is None else this.is_told
@@ -136,12 +155,12 @@ class KeyedOrder:
         items = this.drawn.follow(order, this.start, is_told)
         return self._keyed(this, turn, items) if is_whole else self._dealt(this, turn, items, None)
 
-    def _keyed(self, this: _Place, turn: int, items: Iterable[Any]) -> Iterator[KeyedIndices]:
+    def _keyed(self, this: _Place, turn: int, items: Iterable[Any]) -> Iterator[Any]:
         for place, indices in enumerate(items, this.start):
             key = self._key(turn, "batch", this.epoch, place) if self.has_keys else None
-            yield KeyedIndices(key, indices)
+            yield indices if self.is_plain else KeyedIndices(key, indices)
 
-    def _dealt(self, this: _Place, turn: int, items: Iterable[Any], batches: Numbered | None) -> Iterator[KeyedIndices]:
+    def _dealt(self, this: _Place, turn: int, items: Iterable[Any], batches: Numbered | None) -> Iterator[Any]:
         """The items that fall to a process; of `batches`, which are made by their numbers, these are the items."""
         epoch, start = this.epoch, this.start
         join: Callable[[list[Any]], list[Any] | None] | None = _joined if self._makes_lists else None
@@ -153,7 +172,10 @@ class KeyedOrder:
                 this.borrowed.add(number)
             if batches is not None and isinstance(indices, int):  # a batch's number, where it is no part of a round
                 indices = batches[indices]
-            yield KeyedIndices(self._key(turn, "batch", epoch, place) if self.has_keys else None, indices)
+            if self.is_plain:
+                yield indices
+            else:
+                yield KeyedIndices(self._key(turn, "batch", epoch, place) if self.has_keys else None, indices)
 
     def _key(self, turn: int, *parts: int | str) -> int:
         return key_of(self._seed, self._purpose, *parts, *((turn,) if turn else ()))

@@ -69,21 +69,15 @@ class RollCall:
     """What the processes say to one another in a fit.
 
     Attributes:
-        batch: The number of the batch in the fit, from 1 on.
+        batch: The number of the batch in the fit, from 1 on; whoever begins a batch counts it.
         steps: How many steps were begun in the fit.
-        said: Whether this process has said anything of a backward pass, in this batch.
+        said_in: The last batch in which this process has said anything of a backward pass.
     """
 
     def __init__(self) -> None:
-        self.batch = self.steps = 0
-        self.said = False
-        self._announced = False  # the backward pass to come, or that is running
+        self.batch = self.steps = self.said_in = 0
+        self._announced: tuple[int, int] | None = None  # in which batch and step a backward pass is to come, or runs
         self._open: list[tuple[int, Word]] = []  # with the batch in which it was said
-
-    def begin_batch(self) -> None:
-        """Counts a batch."""
-        self.batch += 1
-        self.said = self._announced = False
 
     def left_out(self) -> None:
         """A batch has ended without a backward pass. Waits for all processes, and ten minutes at most.
@@ -105,12 +99,12 @@ class RollCall:
 
     def forward(self) -> None:
         """A forward pass is about to begin, which exchanges something."""
-        self._announced = False
+        self._announced = None
         self.say(FORWARD)
 
     def backward(self) -> None:
         """A backward pass begins, or goes on: what is said once."""
-        if not self._announced:
+        if self._announced != (self.batch, self.steps):
             self.say(BACKWARD)
 
     def step(self) -> None:
@@ -122,7 +116,6 @@ class RollCall:
         if self._open:
             self.hear(earlier=True)
         self.steps += 1
-        self._announced = False
 
     def say(self, kind: int, optimizer: int = 0, value: float = 0.0) -> Word:
         """Says what is about to be done, and goes on at once."""
@@ -130,7 +123,8 @@ class RollCall:
         for number, limit in ((self.steps, _STEPS), (optimizer, _OPTIMIZERS), (kind, _KINDS)):
             code = code * limit + number % limit
         if kind in (BACKWARD, UPDATE):
-            self.said = self._announced = True
+            self.said_in = self.batch
+            self._announced = self.batch, self.steps
         word = Word(code, value)
         self._open.append((self.batch, word))
         return word

@@ -7,6 +7,7 @@ as there are processes, one for each; the last round of an epoch may have fewer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain, count, islice, repeat
 from typing import Any, Literal, NamedTuple
 
@@ -156,8 +157,12 @@ def deal(
         return _in_whole_rounds(items, start, shard, drop_last, join)
     # Which rounds are whole is known: nothing is read to see it.
     whole = len(items) // shard.size * shard.size
-    mine = map(Portion, count(start + shard.rank, shard.size), items[shard.rank : whole : shard.size], repeat(False))
-    return chain(mine, _in_whole_rounds(items[whole:], start + whole, shard, drop_last, join))
+    mine = zip(count(start + shard.rank, shard.size), items[shard.rank : whole : shard.size], repeat(False))
+    # Made without a call in Python for each.
+    return chain(
+        map(partial(tuple.__new__, Portion), mine),
+        _in_whole_rounds(items[whole:], start + whole, shard, drop_last, join),
+    )
 
 
 def _in_turn(items: Iterable[Any], start: int, shard: Shard, fill: Fill) -> Iterator[Portion]:

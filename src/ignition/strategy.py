@@ -142,18 +142,20 @@ class ForwardPasses:
     Attributes:
         count: How many there were, with gradients. An optimizer that steps without a new one may have gradients that no
             other process knows of. And a static graph is learnt in the first one.
+        before: How many there were when the open window began.
         travelled: Whether there was one whose gradients travel.
     """
 
     count: int = 0
+    before: int = 0
     travelled: bool = False
 
 
 class Replica(DistributedDataParallel):
-    """A model under DDP, which counts what runs through it.
+    """A model under DDP, of which is counted what runs through it.
 
     Attributes:
-        forward_passes: How often it has run.
+        forward_passes: How often it has run: what stands in for the model counts, which costs less than to do it here.
         parameter_ids: Which parameters are its own.
     """
 
@@ -171,13 +173,6 @@ class Replica(DistributedDataParallel):
         parameters, are_sparse = super()._build_params_for_reducer()  # type: ignore[no-untyped-call]
         return (parameters, are_sparse) if self.find_unused_parameters else (parameters[::-1], are_sparse[::-1])
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the model's, with its gradients averaged in the backward pass."""
-        if torch.is_grad_enabled():
-            self.forward_passes.count += 1
-            self.forward_passes.travelled |= self.require_backward_grad_sync
-        return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
-
 
 class Replicated:
     """What the class of a user's model gets in front of it, for the object that stands in for the model under DDP.
@@ -193,12 +188,17 @@ class Replicated:
         """Nothing: what a class of the user's does here, it has done for itself."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._ignition_replica(*args, **kwargs)
+        replica = self._ignition_replica
+        if torch.is_grad_enabled():
+            passes = replica.forward_passes
+            passes.count += 1
+            passes.travelled |= replica.require_backward_grad_sync
+        return replica(*args, **kwargs)
 
     @property
     def forward(self) -> Any:
         """The forward pass under DDP; a property, since some models have a ``forward`` in their ``__dict__``."""
-        return self._ignition_replica.__call__
+        return self.__call__
 
     @forward.setter
     def forward(self, function: Any) -> None:

@@ -148,8 +148,9 @@ class Window:
     def end_batch(self, position: Position) -> bool:
         """Whether the batch has closed its window; a step that overflowed is counted as skipped."""
         self._index += 1
-        if self._sync is not None:
-            self._sync.end_batch(self.closing)
+        sync = self._sync
+        if sync is not None and sync.calls.said_in != sync.calls.batch:  # asked here: nearly always it is the same
+            sync.end_batch(self.closing)
         if not self.closing:
             return False
         for optimizer, gathered in self._gathered.items():
