@@ -23,7 +23,6 @@ hardly changes, and the median and the quarters of the rounds' own ratios of pro
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import subprocess
@@ -44,6 +43,7 @@ from ignition import Trainer, crossentropy_loss, distributed, fit_on_batch, opti
 SIZE = 128, 512, 6  # samples a process and step, width and depth: 1.6 million parameters, 6.3 MB of gradients
 SMALL = 4, 8, 1
 STEPS = 5  # in a round
+PAIRS = 4  # of models in a launch
 KINDS = ("plain", "weighed", "optimize")
 
 
@@ -165,29 +165,34 @@ class WithIgnition:
         self.trainer.fit(steps=rounds * STEPS)
 
 
-def run(kind: str, size: tuple[int, int, int], rounds: int, file: Path, swapped: bool) -> None:
-    """In each of the processes; `swapped` gives each training the model that the other one has else."""
+def run(kind: str, size: tuple[int, int, int], rounds: int, file: Path) -> None:
+    """In each of the processes, with one pair of models after another: where in memory one lies takes its time, too."""
     torch.set_num_threads(1)
     distributed.start()
     batch, width, depth = size
-    model, data = make_model(width, depth), make_data(batch, width, steps=1000)
-    models = [copy.deepcopy(model), model]
-    if swapped:
-        models.reverse()
-    by_hand = ByHand(models[0], data, batch, kind == "weighed")
-    ours = WithIgnition(models[1], data, batch, kind)
-    by_hand.train(STEPS)
-    ours.train(rounds + 2, by_hand)
+    torch.manual_seed(0)
+    data = make_data(batch, width, steps=1000)
+    kept, found = [], []
+    for number in range(PAIRS):
+        models = [make_model(width, depth) for _ in range(2)]
+        if number % 2:
+            models.reverse()
+        by_hand = ByHand(models[0], data, batch, kind == "weighed")
+        ours = WithIgnition(models[1], data, batch, kind)
+        kept.append((by_hand, ours))  # the next ones lie elsewhere
+        by_hand.train(STEPS)
+        ours.train(rounds // PAIRS + 2, by_hand)
+        found += ours.rounds[2:]
     if distributed.is_main():
-        file.write_text(json.dumps(ours.rounds[2:]))
+        file.write_text(json.dumps(found))
 
 
-def launch(kind: str, processes: int, rounds: int, small: bool, swapped: bool) -> list[list[float]]:
+def launch(kind: str, processes: int, rounds: int, small: bool) -> list[list[float]]:
     """The rounds of one training: seconds by hand and of the processor, and the same with Ignition."""
     file = Path(f".processes-{os.getpid()}.json").absolute()
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, *(launcher if processes > 1 else []), __file__, *(["--small"] if small else [])]
-    command += ["--step", kind, "--rounds", str(rounds), "--file", file, *(["--swapped"] if swapped else [])]
+    command += ["--step", kind, "--rounds", str(rounds), "--file", file]
     try:
         subprocess.run([*map(str, command)], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
         return json.loads(file.read_text())
@@ -226,20 +231,19 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="beside a model that takes next to no time")
     parser.add_argument("--curve", action="store_true", help="on 1, 2 and 4 processes")
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--swapped", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.file is not None:
         size = SMALL if arguments.small else SIZE
-        run(arguments.step, size, arguments.rounds, arguments.file, arguments.swapped)
+        run(arguments.step, size, arguments.rounds, arguments.file)
         return
     rows = []
     for processes in (1, 2, 4) if arguments.curve else (2,):
         rounds: list[list[float]] = []
         for number in range(arguments.launches):
-            # Every other launch with the models exchanged: where in memory a model lies has its own part in the time.
-            rounds += launch(arguments.step, processes, arguments.rounds, arguments.small, swapped=number % 2 == 1)
+            of_one = launch(arguments.step, processes, arguments.rounds, arguments.small)
+            rounds += of_one
             if arguments.launches > 1:
-                found = figures_of(rounds[-arguments.rounds :])
+                found = figures_of(of_one)
                 print(f"  launch {number + 1}: {told(processes, found)}", flush=True)
         rows.append((processes, figures_of(rounds)))
         print(told(*rows[-1]), flush=True)

@@ -28,6 +28,7 @@ from ignition.data import (
     batch_weight,
     can_shift,
     describe_batch,
+    digest_of,
     items_of,
     iterate,
     length_of,
@@ -515,3 +516,22 @@ def test_what_is_left_of_an_epoch_is_read_from_any_sample_on(name, start, shift,
 )  # fmt: skip
 def test_what_makes_its_batches_by_itself_is_read_from_whole_batches_on(loader):
     assert not can_shift(loader)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.eye(3).to_sparse(),
+        torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
+    ],
+)
+def test_a_tensor_whose_numbers_do_not_lie_side_by_side_has_a_digest_of_its_type(tensor):
+    assert digest_of([tensor]) == digest_of([tensor])
+    assert digest_of([tensor]) not in (b"", digest_of([tensor, tensor]))
+
+
+def test_a_digest_is_of_the_numbers_however_they_lie():
+    numbers = torch.arange(6.0).view(2, 3)
+    assert digest_of(numbers.T) == digest_of(numbers.T.contiguous()) != digest_of(numbers.view(3, 2))
+    complex_numbers = torch.tensor([1 + 2j])
+    assert digest_of(complex_numbers.conj()) == digest_of(torch.tensor([1 - 2j])) != digest_of(complex_numbers)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
+from datetime import timedelta
 
 import pytest
 import torch
@@ -183,34 +182,32 @@ def test_a_group_that_the_script_has_made_is_used_and_kept(tmp_path):
     assert read(tmp_path, 2) == [[0, 2, True, 6], [1, 2, True, 6]]
 
 
-def leave_or_wait(folder):
-    """One process ends before it has met the others, as with an early return; the other waits for it."""
-    distributed.SECONDS_TO_COME_BACK = 1.0
-    if distributed.rank() == 0:
-        write(folder, raised(distributed.barrier))
+class Store:
+    """What a store says of so many processes that have come."""
+
+    def __init__(self, come, left=None):
+        self.come, self.left = come, left
+
+    def add(self, key, number):
+        return self.come
+
+    def check(self, keys):
+        return self.left is not None
+
+    def get(self, key):
+        return self.left
 
 
-def leave_and_come_back(folder):
-    """One process ends, and another script begins in its place."""
-    distributed.SECONDS_TO_COME_BACK = 20.0
-    if distributed.rank() == 1:
-        subprocess.run([sys.executable, "-c", "import ignition"], check=True)
-    distributed.barrier()
-    write(folder, "met")
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("what", "found"),
+    ("store", "said"),
     [
-        (leave_or_wait, ["ProcessError: process 1 has left the script before it met the others"]),
-        (leave_and_come_back, ["met", "met"]),
+        (Store(1, b"2"), "process 2 has left the script before it met the others"),
+        (Store(2), "only 2 of 3 processes have come to one another within 0:00:00"),
     ],
 )
-def test_a_process_that_has_left_before_it_met_the_others_is_not_waited_for(tmp_path, what, found):
-    port = free_port()
-    store = torch.distributed.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)  # torchrun's
-    variables = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": str(port)}
-    run_processes(what, 2, tmp_path, folder=tmp_path, environment=variables)
-    assert read(tmp_path, len(found)) == found
-    del store
+def test_others_are_not_waited_for_without_end(monkeypatch, store, said):
+    monkeypatch.setattr(distributed, "_PATIENCE", timedelta(0))
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    with pytest.raises(ProcessError, match=said):
+        distributed._meet_all(store)
+    distributed._meet_all(Store(3, b"2"))

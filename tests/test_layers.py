@@ -19,11 +19,12 @@ ORDER = """
     errors types structure lazy_modules position running files distributed parting
     device generators rng shards drawn keyed_order keyed precision dtensors fsdp_plan stale_parameters fsdp
     sharded_weights weighing strategy batch_norm said roll_call gradient_sync gradients window optimize duration
-    transfer memory metric_objects means metrics tensor_loader data data_order reading processes signature modes notes
+    transfer memory metric_objects means metrics tensor_loader data data_order gathered_metrics in_place
+    encoded_values plain_copy codec own_generators shared_iterable reading processes signature modes notes
     optimizers capturable granted side_effects step_graphs predictions
     ranking plots figures records markup history notebook progress buffers weights averages lr_finder
     report arguments goal clock passes loader_place loader_advice
-    gathered_metrics model_parts in_place encoded_values plain_copy codec own_generators sampler_memory epoch_start
+    model_parts sampler_memory epoch_start
     tensor_files checkpoint state_values tensor_parts sharded_checkpoint pretrained checkpoint_folder lock signals
     background callbacks.base matching optimizer_states sharing growth process_state rollback snapshot
     callbacks.lr_schedule callbacks.schedule callbacks.warmup callbacks.schedules callbacks.saving

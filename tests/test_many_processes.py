@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import random
+import warnings
 
-import numpy as np
 import pytest
 import torch
 from processes import run_processes
@@ -14,7 +13,7 @@ from torch import nn
 from ignition import DDP, FSDP, Trainer, distributed, optimize
 from ignition.callbacks import EMA
 from ignition.errors import ArgumentError
-from ignition.strategy import check_replicable
+from ignition.strategy import check_replicable, share_values
 
 
 def whole(model):
@@ -327,69 +326,25 @@ def test_an_embedding_that_is_not_trained_may_have_max_norm():
 # What each process has its own of before, and none afterwards
 
 
-class Shuffles:
-    """A loader of the user's own, which draws its order from a global generator, or one that it keeps."""
+class Teacher(nn.Module):
+    """A frozen model with values of many types."""
 
-    def __init__(self, draw):
-        self.draw = draw
-
-    def __iter__(self):
-        places = self.draw(24)
-        return iter([(torch.ones(4, 4), torch.tensor(places[i : i + 4])) for i in range(0, 24, 4)])
-
-    def __len__(self):
-        return 6
-
-
-class KeepsGenerator(Shuffles):
     def __init__(self):
-        self.generator = np.random.default_rng()
-        super().__init__(lambda size: self.generator.permutation(size).tolist())
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+        for dtype in (torch.int16, torch.bool, torch.complex64, torch.float8_e4m3fn):
+            self.register_buffer(f"{dtype}"[6:], torch.tensor([distributed.rank(), 1]).to(dtype))
+        self.register_buffer("turned", torch.full((2, 3), float(distributed.rank())).T)
 
-
-SHUFFLES = {
-    "torch": lambda: Shuffles(lambda size: torch.randperm(size).tolist()),
-    "numpy": lambda: Shuffles(lambda size: np.random.permutation(size).tolist()),
-    "random": lambda: Shuffles(lambda size: random.sample(range(size), size)),
-    "kept": KeepsGenerator,
-}
-
-
-def read_shuffled(folder):
-    """Which samples this process sees in each epoch, and what the script draws after it."""
-    found = {}
-    for name, make in SHUFFLES.items():
-        seen = []
-        model = nn.Linear(4, 3)
-        optimizer = torch.optim.SGD(model.parameters(), 0.1)
-
-        def train_fn(model, x, places, optimizer=optimizer, seen=seen):
-            seen.extend(places.tolist())
-            torch.rand(distributed.rank() + 1)  # as dropout would: in each process its own
-            optimize(model(x).square().mean(), optimizer)
-            return {"n": 1}
-
-        trainer = Trainer(model, optimizer, train_fn, make(), progress=False, seed=7)
-        trainer.fit(epochs=2)
-        found[name] = [seen[:12], seen[12:]]
-    write(folder, found)
-
-
-@pytest.mark.slow
-def test_a_loader_that_shuffles_by_itself_has_one_order_for_all_processes(tmp_path):
-    run_processes(read_shuffled, 2, tmp_path, folder=tmp_path)
-    first, second = read(tmp_path, 2)
-    for name in SHUFFLES:
-        epochs = [one + other for one, other in zip(first[name], second[name], strict=True)]
-        assert [sorted(epoch) for epoch in epochs] == [list(range(24))] * 2
-        assert epochs[0] != epochs[1]
+    def forward(self, x):
+        return self.layers(x)
 
 
 def differ_at_first(folder):
     """Models that each process has made with weights of its own, and statistics of the batches that each has seen."""
     torch.manual_seed(distributed.rank())
     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
-    teacher = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).requires_grad_(False)
+    teacher = Teacher().requires_grad_(False)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
 
     def train_fn(models, x, y):
@@ -400,14 +355,21 @@ def differ_at_first(folder):
         return {"mean": models["student"](x).mean(), "teacher": models["teacher"](x).mean()}
 
     models = {"student": model, "teacher": teacher}
+    before = Trainer(models, optimizer, train_fn, loader(24), eval_fn, loader(24), progress=False).evaluate()
+    x, _ = loader(24).dataset.tensors
+    by_hand = [one.eval()(x).mean().item() for one in models.values()]
     trainer = Trainer(models, optimizer, train_fn, loader(24), progress=False)
-    trainer.eval_fn, trainer.test_loader = eval_fn, loader(24)
-    before = trainer.evaluate()
-    by_hand = {name: one.eval()(loader(24).dataset.tensors[0]).mean().item() for name, one in models.items()}
+    trainer.callbacks = [EMA(0.5)]
     trainer.fit(epochs=1)
-    outputs = trainer.predict(lambda models, x: models["student"](x), loader(24))
-    there = [one.flatten().tolist() for module in models.values() for one in module.state_dict().values()]
-    write(folder, {"before": before, "by hand": by_hand, "after": there, "outputs": outputs.tolist()})
+    share_values([torch.zeros(1).expand(3)])  # which has no memory for each of its values
+    outputs = trainer.predict(lambda models, x, y: models["student"](x), loader(24))
+    every = {**models, "average": trainer.averaged["ema"]["student"]}
+    state = {
+        f"{name}.{key}": one.to(torch.complex64).flatten().tolist()
+        for name, module in every.items()
+        for key, one in module.state_dict().items()
+    }
+    write(folder, {"before": before, "by hand": by_hand, "state": repr(state), "outputs": outputs.tolist()})
 
 
 @pytest.mark.slow
@@ -415,5 +377,31 @@ def test_models_that_each_process_has_made_for_itself_are_those_of_the_first(tmp
     run_processes(differ_at_first, 2, tmp_path, folder=tmp_path)
     first, second = read(tmp_path, 2)
     assert first == second
-    by_hand = {"mean": first["by hand"]["student"], "teacher": first["by hand"]["teacher"]}
-    assert first["before"] == pytest.approx(by_hand, abs=1e-6)
+    assert list(first["before"].values()) == pytest.approx(first["by hand"], abs=1e-6)
+
+
+def differ_in_a_number(folder):
+    """A hyperparameter that is another number in each process, and one that no process can compare."""
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def train_fn(model, x, y, noise, device):
+        optimize(loss_of(model, x, y), optimizer)
+        return {"n": 1}
+
+    trainer = Trainer(model, optimizer, train_fn, loader(24), progress=False)
+    trainer.hyper = {"noise": 0.5 + distributed.rank(), "device": f"cuda:{distributed.rank()}"}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        history = trainer.fit(epochs=1)
+    write(folder, [[str(one.message) for one in caught], history["noise"]])
+
+
+@pytest.mark.slow
+def test_a_hyperparameter_that_is_another_number_in_each_process_is_told(tmp_path):
+    run_processes(differ_in_a_number, 2, tmp_path, folder=tmp_path)
+    (first, noise), (second, other_noise) = read(tmp_path, 2)
+    assert noise == other_noise == [0.5]
+    assert second == []
+    assert len(first) == 1
+    assert first[0].startswith("the hyperparameter 'noise' differs between the processes: 0.5, 1.5; each trains")

@@ -272,3 +272,32 @@ def test_a_torchrun_that_is_asked_to_end_leaves_a_checkpoint_and_goes_on_to_the_
     assert process.returncode == 0, errors
     assert [json.loads(Path(f"{report}.{rank}").read_text()) for rank in range(2)] == expected(2, 1)
     seen(f"many processes: SIGTERM to {whom}, loader workers", 1, "stopped with a checkpoint, Equal 1")
+
+
+LEAVES = """
+import subprocess, sys, time
+from ignition import distributed
+
+if distributed.rank() == 1 and {leaves}:
+    sys.exit()
+if distributed.rank() == 1:  # its children have its environment, and are none of torchrun's
+    subprocess.run([sys.executable, "-c", "import ignition"], check=True)
+    time.sleep(1)
+distributed.barrier()
+"""
+
+
+@pytest.mark.fault("many processes: one leaves before the first Trainer, under torchrun", "Message 1, no Hang", 1)
+def test_one_that_leaves_before_the_first_meeting_is_not_waited_for(tmp_path: Path) -> None:
+    script = tmp_path / "leaves.py"
+    script.write_text(LEAVES.format(leaves=True))
+    errors = finish(process := torchrun(2, {}, script=script))
+    assert process.returncode == 1
+    assert "ProcessError: process 1 has left the script before it met the others" in errors
+
+
+def test_a_child_of_a_script_that_ends_is_not_taken_for_it(tmp_path: Path) -> None:
+    script = tmp_path / "stays.py"
+    script.write_text(LEAVES.format(leaves=False))
+    errors = finish(process := torchrun(2, {}, script=script))
+    assert process.returncode == 0, errors

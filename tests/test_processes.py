@@ -63,6 +63,30 @@ def frozen_and_unfrozen(size):
     return [first, trained(loader(21, size), model=model)]
 
 
+def adversaries(size):
+    """Two models, one of which train_fn freezes for the step of the other."""
+    made, critic = net(), nn.Linear(3, 1)
+    optimizers = [torch.optim.SGD(one.parameters(), 0.1) for one in (made, critic)]
+
+    def train_fn(models, x, y):
+        made, critic = models
+        critic.requires_grad_(True)
+        of_critic = critic(made(x).detach()).square().mean() - critic(nn.functional.one_hot(y, 3).float()).mean()
+        optimizers[1].zero_grad()
+        of_critic.backward()
+        optimizers[1].step()
+        critic.requires_grad_(False)
+        loss = critic(made(x)).square().mean()
+        optimizers[0].zero_grad()
+        loss.backward()
+        optimizers[0].step()
+        return {"loss": loss, "critic": of_critic}
+
+    trainer = Trainer([made, critic], optimizers, train_fn, loader(24, size), progress=False)
+    losses = [trainer.fit(epochs=2)["train_loss"][-1] for _ in range(2)]
+    return [losses, values(made), values(critic)]
+
+
 class Unfreezes(Callback):
     """Begins with a part of the model frozen, and trains it from an event on."""
 
@@ -123,6 +147,7 @@ def cases(size):
         ),
         "a list of batches": lambda: trained(list(loader(24, size))),
         "parts frozen and unfrozen": lambda: frozen_and_unfrozen(size),
+        "one frozen for the other's step": lambda: adversaries(size),
         "unfrozen as an epoch begins": lambda: unfrozen_inside_a_fit("epoch_begin", size),
         "unfrozen at a record": lambda: unfrozen_inside_a_fit("record", size),
         "averages": lambda: averages(size),

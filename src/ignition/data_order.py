@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
@@ -22,7 +23,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from ignition.data import digest_of, is_sequence
+from ignition.data import digest_of
 from ignition.keyed import iterates_in_own_way
 from ignition.tensor_loader import TensorLoader
 
@@ -100,7 +101,6 @@ def beginning_of(loader: Any) -> str:
     """A digest of what a loader's data begin with, where that is at hand: of lists of batches, and of tensors.
 
     Example:
-        >>> import torch
         >>> beginning_of([torch.zeros(2)]) == beginning_of([torch.zeros(2), torch.ones(2)])
         True
     """
@@ -108,8 +108,9 @@ def beginning_of(loader: Any) -> str:
     while isinstance(data, Subset):
         data = data.dataset
     if isinstance(data, (TensorDataset, TensorLoader)):
-        return digest_of([one[:1] for one in data.tensors]).hex()[:16]
-    return digest_of(loader[0]).hex()[:16] if is_sequence(loader) and len(loader) else ""
+        return digest_of([one[:1] for one in data.tensors if one.layout is torch.strided]).hex()[:16]
+    # One of the user's own may draw as it is asked, or read much.
+    return digest_of(loader[0]).hex()[:16] if type(loader) in (list, tuple) and loader else ""
 
 
 def _choices(dataset: Any, depth: int) -> Iterator[tuple[str, Any]]:

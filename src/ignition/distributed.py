@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -32,7 +33,6 @@ from ignition.errors import ProcessError
 __all__ = ["barrier", "is_main", "main_first", "rank", "world_size"]
 
 SECONDS_FOR_A_MEETING = 600.0  # as long as torch gives collectives on GPUs
-SECONDS_TO_COME_BACK = 30.0  # a process that has left, as with another script
 _SECONDS_FOR_A_WORD = timedelta(seconds=5)
 _PATIENCE = timedelta(minutes=30)  # torch's own
 
@@ -152,7 +152,7 @@ def start() -> None:
     if torch.accelerator.is_available():
         torch.accelerator.set_device_index(launch.local_rank % torch.accelerator.device_count())
     store = _store_of(launch)
-    _meet_all(store, launch)
+    _meet_all(store)
     _state.met = True
     dist.init_process_group(store=store, rank=launch.rank, world_size=launch.size)
     _state.opened = True
@@ -168,20 +168,17 @@ def _store_of(launch: _Launch, **options: Any) -> Any:
     return dist.PrefixStore(f"ignition/{restart}", store)  # type: ignore[attr-defined]
 
 
-def _meet_all(store: Any, launch: _Launch) -> None:
-    """Waits for all processes to come, unless one has left the script; another script may begin where one has ended."""
-    store.set(f"here/{launch.rank}", "")
+def _meet_all(store: Any) -> None:
+    """Waits for all processes to come, unless one has left the script."""
     store.add("here", 1)
-    since: float | None = None
-    while store.add("here", 0) < launch.size:
+    until = time.monotonic() + _PATIENCE.total_seconds()
+    while (come := store.add("here", 0)) < world_size():
         left = store.get("left").decode() if store.check(["left"]) else None
-        if left is None or store.check([f"here/{left}"]):
-            since = None
-        elif since is None:
-            since = time.monotonic()
-        elif time.monotonic() - since > SECONDS_TO_COME_BACK:
+        if left is not None or time.monotonic() > until:
             raise ProcessError(
-                f"process {left} has left the script before it met the others",
+                f"only {come} of {world_size()} processes have come to one another within {_PATIENCE}"
+                if left is None
+                else f"process {left} has left the script before it met the others",
                 expected="the same calls in every process, in the same order",
                 fix="look for what ends the script, or leaves out its Trainer, in some processes alone",
             )
@@ -189,11 +186,24 @@ def _meet_all(store: Any, launch: _Launch) -> None:
 
 
 def _say_left() -> None:
-    """At the end of Python: tells processes that wait for this one, where torchrun keeps their store."""
-    if not _state.met and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        launch = _launch()
-        with contextlib.suppress(RuntimeError, ValueError, OSError):  # the store may be gone
-            _store_of(launch, timeout=_SECONDS_FOR_A_WORD).set("left", str(launch.rank))
+    """At the end of Python: tells processes that wait for this one, where torchrun keeps their store.
+
+    It is said only of what torchrun itself has started: a script's own child has the same environment, and one that a
+    shell runs may be followed by another.
+    """
+    if _state.met or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or not _is_of_torchrun():
+        return
+    launch = _launch()
+    with contextlib.suppress(RuntimeError, ValueError, OSError):  # the store may be gone
+        _store_of(launch, timeout=_SECONDS_FOR_A_WORD).set("left", str(launch.rank))
+
+
+def _is_of_torchrun() -> bool:
+    try:
+        parent = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+    except OSError:  # another system than Linux
+        return False
+    return b"torchrun" in parent or b"torch.distributed.run" in parent
 
 
 def close() -> None:

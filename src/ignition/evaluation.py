@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from ignition import distributed, loop
 from ignition.arguments import check_batch_axis, check_count, check_hyper, check_loader, check_model
 from ignition.data import rekeyed
 from ignition.device import as_device, device_of
+from ignition.errors import ProcessError
 from ignition.parting import check_alike, raised_alike, together
 from ignition.progress import Progress
 from ignition.reading import extent_of
@@ -78,7 +80,8 @@ def evaluate(
     signature.check_hyper(signature.select(hyper))
     distributed.start()
     with together(raised_alike):
-        check_alike("evaluate", max_steps=max_steps, weights=_weights(model), **extent_of(loader, batch_axis))
+        check_alike("evaluate", max_steps=max_steps, **extent_of(loader, batch_axis))
+        _check_weights(model)
         return loop.evaluate(
             model,
             signature,
@@ -140,7 +143,8 @@ def predict(
     check_count(max_steps, "max_steps")
     distributed.start()
     with together(raised_alike):
-        check_alike("predict", max_steps=max_steps, weights=_weights(model), **extent_of(loader, batch_axis))
+        check_alike("predict", max_steps=max_steps, **extent_of(loader, batch_axis))
+        _check_weights(model)
         return loop.predict(
             model,
             signature,
@@ -152,9 +156,19 @@ def predict(
         )
 
 
-def _weights(model: Any) -> Any:
-    """What several processes compare of a model: each measures its part of the data with it."""
-    return weights_of(model) if distributed.world_size() > 1 else None
+def _check_weights(model: Any) -> None:
+    """Raises ProcessError if the model differs between processes, each of which sees its part of the data alone."""
+    if distributed.world_size() == 1:
+        return
+    every = distributed.gather_texts(json.dumps(weights_of(model)))
+    other = next((number for number, text in enumerate(every) if text != every[0]), None)
+    if other is not None:
+        raise ProcessError(
+            f"the model has other weights in process {other} than in process 0",
+            expected="one model, of which each process measures its part of the data",
+            fix="call seed_everything(0) before the model is made, or load the same weights in every process; a "
+            "Trainer's evaluate gives all of them those of the first one",
+        )
 
 
 def _as_it_is_read(loader: Any, purpose: str) -> Any:

@@ -66,7 +66,9 @@ def _swept(
     try:
         with explained(), this_run(Running(training.device, training=True, window=training.window)):
             step = _stepping(training, _setter(groups), metric, progress)
-            return sweep(step, start_lr=start_lr, end_lr=end_lr, steps=steps, smoothing=smoothing, metric=metric)
+            found = sweep(step, start_lr=start_lr, end_lr=end_lr, steps=steps, smoothing=smoothing, metric=metric)
+            training.processes.look()
+            return found
     finally:
         if progress.is_open:
             progress.end()

@@ -128,7 +128,8 @@ def _fit(
             training.unused_gradients.watch()
         training.goal = goal
         loop.fit(training, goal)
-        training.processes.share(trainer.model)  # each has changed its own buffers in the last step
+        for models in (trainer.model, *trainer.averaged.values()):  # whose buffers each has changed in the last step
+            training.processes.share(models)
         training.fit["ended"] = True
     except BaseException:
         if training.position.step == before.step:

@@ -33,6 +33,13 @@ _NOTES: tuple[tuple[type[Exception], str, str], ...] = (
     ),
     (
         RuntimeError,
+        r"finished reduction in the prior iteration",
+        "Ignition: a trained parameter had no share in the loss of the step before. Where that may be, "
+        "strategy=DDP(find_unused_parameters=True). Freeze in on_epoch_begin, in on_record or between two fits: "
+        "anywhere else DDP still waits for the gradient.",
+    ),
+    (
+        RuntimeError,
         r"does not require grad and does not have a grad_fn",
         "Ignition: the loss has no graph. Look for .item(), .detach() or torch.no_grad() on the way to it, and for a "
         "frozen model. In an eval function gradients are off unless it says: with torch.enable_grad().",

@@ -56,13 +56,22 @@ def _share() -> None:
     device = None if accelerator is None else torch.get_device_module(accelerator)
     states = [random.getstate(), np.random.get_state(), torch.get_rng_state()]
     states += [] if device is None else [device.get_rng_state()]  # waits for it
-    tensors: dict[str, torch.Tensor] = {}
-    text = distributed.text_of_main(json.dumps(encode(states, tensors, "generators")))
-    for tensor in tensors.values():  # as many and as large in each process
-        distributed.broadcast(tensor.view(torch.uint8))
-    python, numpy, cpu, *others = decode(json.loads(text), tensors)
+    python, numpy, cpu, *others = shared(states)
     random.setstate(python)
     np.random.set_state(numpy)
     torch.set_rng_state(cpu)
     if device is not None and others:
         device.set_rng_state(others[0])
+
+
+def shared(states: list[Any]) -> list[Any]:
+    """The states of generators in the first process, for all. Waits for all of them."""
+    tensors: dict[str, torch.Tensor] = {}
+    encoded = encode(states, tensors, "generators")
+    arrays = {name: [str(one.numpy().dtype), one.numpy().tobytes().hex()] for name, one in tensors.items()}
+    encoded, arrays = json.loads(distributed.text_of_main(json.dumps([encoded, arrays])))
+    tensors = {
+        name: torch.from_numpy(np.frombuffer(bytearray.fromhex(text), dtype)) for name, (dtype, text) in arrays.items()
+    }
+    found: list[Any] = decode(encoded, tensors)
+    return found

@@ -21,7 +21,7 @@ from ignition.signature import Signature
 from ignition.transfer import transferred
 from ignition.window import Window
 
-__all__ = ["Hook", "Pass", "begun_anew", "has_ended", "meet_first_batch", "warn_if_short", "with_known_end"]
+__all__ = ["Hook", "Pass", "begun_anew", "checking", "has_ended", "meet_first_batch", "warn_if_short", "with_known_end"]
 
 _NOTHING = object()
 
@@ -104,12 +104,17 @@ def meet_first_batch(this: Pass, signature: Signature, device: torch.device, ite
         )
     this.data_seconds += perf_counter() - asked
     this.batches = chain([first], this.batches)
-    model, hyper = this.model, this.hyper  # not the pass itself: in a cycle it would hold on to the loader's workers
-    this.check = lambda batch: signature.check_batch(model, items_of(batch)[:items], hyper)
+    this.check = checking(this, signature, items)
     this.check(first)
     batch_weight(first, this.batch_axis)
     if device.type != "cpu" or any(tensor.device != device for tensor in tensors_in(first)):
         this.batches = transferred(this.batches, device)
+
+
+def checking(this: Pass, signature: Signature, items: int | None = None) -> Callable[[Any], object]:
+    """What raises FunctionError for a batch that the pass's function cannot be called with."""
+    model, hyper = this.model, this.hyper  # not the pass itself: in a cycle it would hold on to the loader's workers
+    return lambda batch: signature.check_batch(model, items_of(batch)[:items], hyper)
 
 
 def has_ended(this: Pass) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Real
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -13,12 +15,12 @@ import torch
 
 from ignition import distributed, rng
 from ignition.batch_norm import synchronise_batch_norm
-from ignition.errors import OptimizerError
+from ignition.errors import OptimizerError, warn
 from ignition.gradient_sync import GradientSync
 from ignition.parting import check_alike, together
 from ignition.reading import contents_of, samples_of, size_of
 from ignition.said import memory_of, plainly, settings_of
-from ignition.strategy import DDP, FSDP, check_replicable, is_sharded, replicated, share_buffers, share_values
+from ignition.strategy import DDP, FSDP, check_replicable, is_sharded, replicated, share_values
 from ignition.structure import like, named
 
 if TYPE_CHECKING:
@@ -57,7 +59,8 @@ class Processes:
         self._sync: GradientSync | None = None
         self._device = device
         self.seed_drawn = self._warned = False
-        self._wrapped: tuple[list[int], Any] | None = None
+        self._wrapped: tuple[set[int], Any] | None = None  # which parameters DDP knows, and what it has made
+        self._seen: set[int] = set()  # which were trained when the last steps ended
         self._between = 1
         self._before: tuple[float, int] | None = None
 
@@ -101,15 +104,21 @@ class Processes:
         if isinstance(self.strategy, FSDP):
             self.shard(trainer)
             return models
-        trained = _trained(models)
+        now = _trained(models)
+        # What a function has frozen for the moment, as that of a GAN does, it trains again in its next call. What was
+        # changed since the steps before was changed for good.
+        trained = now if self._wrapped is None else (self._wrapped[0] | now - self._seen) - (self._seen - now)
+        self._seen = now
         if self._wrapped is None or self._wrapped[0] != trained:
-            self._wrapped, self.unit = None, self.unit  # which lets go of the exchange, too
+            self.warn_if_unequal()
+            self._unit, self._sync, self._wrapped = self.unit, None, None
             gc.collect()  # the one before, whose hooks would reduce gradients too
             if self.strategy.sync_batch_norm:
                 for model in named(models).values():
                     synchronise_batch_norm(model)
             strategy = self.strategy
-            self._wrapped = trained, like(models, lambda model: replicated(model, strategy, self._device))
+            with _training(models, trained):
+                self._wrapped = trained, like(models, lambda model: replicated(model, strategy, self._device))
         return self._wrapped[1]
 
     def share(self, models: Any) -> None:
@@ -118,14 +127,32 @@ class Processes:
         Waits for all processes.
         """
         if self.many:
-            share_buffers(named(models).values())
-            if self._wrapped is None and self.sharded is None:
-                for model in named(models).values():
+            is_wrapped = self._wrapped is not None or self.sharded is not None
+            for model in named(models).values():
+                share_values(model.buffers())
+                if not is_wrapped:
                     share_values(model.parameters())
 
     def trains_others(self) -> bool:
-        """Whether other parameters are trained now than those that `wrap` prepared for DDP."""
-        return self._wrapped is not None and self._wrapped[0] != _trained(self._wrapped[1])
+        """Whether other parameters are trained under DDP now than when the last steps ended."""
+        return self._wrapped is not None and self._seen != _trained(self._wrapped[1])
+
+    def look(self) -> None:
+        """Notes, as steps end, which parameters are trained.
+
+        Raises:
+            OptimizerError: If some are that DDP does not know of.
+        """
+        if self._wrapped is None:
+            return
+        self._seen = _trained(self._wrapped[1])
+        if not self._seen <= self._wrapped[0]:
+            raise OptimizerError(
+                "parameters were unfrozen inside an epoch, between two steps or in train_fn, and DDP has averaged none "
+                "of their gradients",
+                expected="the same trained parameters in all steps from one record to the next",
+                fix="unfreeze in on_epoch_begin, in on_record, or between two fits",
+            )
 
     def shard(self, trainer: Any) -> None:
         """Shards the models in place, where they are to be and are not yet; all processes must call it."""
@@ -203,10 +230,22 @@ class Processes:
             check_alike(
                 what, **goal, **self._options_of(trainer), **extents, model=models, optimizer=optimizers,
                 callbacks=[type(one).__name__ for one in trainer.callbacks],
-                hyper={name: _compared(value) for name, value in sorted(trainer.hyper.items())},
-                step=trainer.step, epoch=trainer.epoch, **settings_of(trainer.optimizer),
+                hyper=sorted(trainer.hyper), step=trainer.step, epoch=trainer.epoch, **settings_of(trainer.optimizer),
                 optimizer_state=memory_of(trainer.optimizer),
             )  # fmt: skip
+            self._warn_of_hyper(trainer.hyper)
+
+    def _warn_of_hyper(self, hyper: Mapping[str, Any]) -> None:
+        """Warns of numbers that differ: a process may have its own, but the history has those of the first."""
+        mine = {name: plainly(value) for name, value in hyper.items() if isinstance(value, Real)}
+        every = [json.loads(text) for text in distributed.gather_texts(json.dumps(mine))]
+        apart = [name for name, value in every[0].items() if any(one.get(name) != value for one in every)]
+        if apart:
+            warn(
+                f"the hyperparameter {apart[0]!r} differs between the processes: "
+                f"{', '.join(str(one.get(apart[0])) for one in every[:4])}; each trains with its own, and the history "
+                "has that of process 0"
+            )
 
     def _options_of(self, trainer: Any) -> dict[str, Any]:
         rules = trainer.training.rules
@@ -268,16 +307,10 @@ class Processes:
         """Looks whether all processes have taken the same steps. Waits for all of them.
 
         Raises:
-            OptimizerError: If the gradients of some steps were not averaged.
+            OptimizerError: If the gradients of some step were not averaged over the processes.
             ProcessError: If they have not.
         """
-        if self.trains_others():
-            raise OptimizerError(
-                "parameters were frozen or unfrozen in the middle of steps, so that some gradients were not averaged "
-                "over the processes",
-                expected="the same trained parameters from record to record, where many processes train with DDP",
-                fix="freeze and unfreeze in on_epoch_begin, in on_record, or between two fits",
-            )
+        self.look()
         if self._sync is not None:
             self._sync.meet()
 
@@ -289,11 +322,20 @@ class Processes:
         return shared
 
 
-def _compared(value: Any) -> Any:
-    """A hyperparameter as processes compare it; of what is no plain value, such as a device, each may have its own."""
-    return plainly(value) if value is None or isinstance(value, (str, Real)) else ""
+@contextmanager
+def _training(models: Any, trained: set[int]) -> Iterator[None]:
+    """Inside the ``with`` block these parameters are trained, by their ids, and no others."""
+    parts = [one for model in named(models).values() for one in model.parameters()]
+    others = [one for one in parts if one.requires_grad is not (id(one) in trained)]
+    for one in others:
+        one.requires_grad_(not one.requires_grad)
+    try:
+        yield
+    finally:
+        for one in others:
+            one.requires_grad_(not one.requires_grad)
 
 
-def _trained(models: Any) -> list[int]:
+def _trained(models: Any) -> set[int]:
     """Which parameters of models are trained, by their ids."""
-    return [id(one) for model in named(models).values() for one in model.parameters() if one.requires_grad]
+    return {id(one) for model in named(models).values() for one in model.parameters() if one.requires_grad}

@@ -26,16 +26,13 @@ from ignition.data import (
     sure_length,
 )
 from ignition.data_order import beginning_of, choice_of, order_of
-from ignition.device import tensors_in
 from ignition.errors import BatchError, warn
 from ignition.keyed import KeyedLoader
-from ignition.keyed_order import drawn_under
 from ignition.means import Means
 from ignition.position import Position
-from ignition.rng import key_of
-from ignition.shards import drops_last
+from ignition.shared_iterable import ALIKE, LOOK_FOR, SharedIterable
 from ignition.strategy import is_sharded
-from ignition.tensor_loader import KeyedTensors
+from ignition.tensor_loader import KeyedTensors, TensorLoader
 from ignition.weighing import NOTHING
 
 __all__ = [
@@ -56,11 +53,6 @@ __all__ = [
 _END = object()
 _NO_BATCH = "none"
 _SECONDS_TO_END = 0.02
-_ALIKE = "the same batches in each process, which takes its own of them"
-_LOOK_FOR = (
-    "look for what depends on the process: its rank, its machine, an unseeded choice; data that are parted already go "
-    "into an IterableDataset"
-)
 _START: Final = Position(epoch=1)
 
 
@@ -77,7 +69,6 @@ def part_of(
     fill: Fill = "none",
     opened: Any = None,
     sure: bool = True,
-    seed: int = 0,
 ) -> Iterator[Any]:
     """The batches of one epoch that this process takes.
 
@@ -88,7 +79,6 @@ def part_of(
             processes where that is asked for: one that has ended goes on with its last batch, which counts nothing.
         opened: The batches of a stream, where it has been put back to its place.
         sure: Whether the processes are known to have as many; else they ask one another at each batch.
-        seed: What an iterable of the user's own draws, as it is read, follows this and the epoch, in all processes.
 
     Raises:
         BatchError: If the processes have different numbers of batches, or others.
@@ -103,7 +93,7 @@ def part_of(
     if not is_stream(loader):
         shard = Shard(distributed.rank(), size)
         if not (is_sequence(loader) or isinstance(rekeyed(loader, 0, ""), (KeyedLoader, KeyedTensors))):
-            loader = _ReadAlike(loader, key_of(seed, "iterable", position.epoch))
+            loader = SharedIterable(loader)
         batches = iterate(loader, position.epoch, _batches_read(position, size), shard, fill, position.shift)
         return batches if sure else _ending_alike(batches)
     batches = iterate(loader, position.epoch, position.batch) if opened is None else opened
@@ -186,8 +176,13 @@ def contents_of(loader: Any) -> dict[str, str | None]:
     A million indices in a list take a tenth of a second, so this is for once a fit, and for calls outside of one.
     """
     shared = loader is not None and distributed.world_size() > 1 and not is_stream(loader)
-    parts = {"order": order_of, "indices": choice_of, "data": beginning_of}
+    parts = {"order": _order_of, "indices": choice_of, "data": beginning_of}
     return {name: part(loader) if shared else None for name, part in parts.items()}
+
+
+def _order_of(loader: Any) -> str:
+    """In what order indices are read; a class of the user's may be another one in each process, with the same data."""
+    return order_of(loader) if isinstance(loader, (DataLoader, TensorLoader)) else ""
 
 
 def samples_of(loader: Any, axis: int) -> list[int | None] | None:
@@ -288,37 +283,6 @@ def _of_stream(batches: Iterator[Any], ends_together: bool) -> Iterator[Any]:
             )
 
 
-class _ReadAlike:
-    """An iterable of the user's own that every process reads whole: what it draws is the same in all of them.
-
-    Args:
-        loader: The user's.
-        key: What it draws follows this, whichever generators it asks.
-    """
-
-    def __init__(self, loader: Any, key: int) -> None:
-        self.drop_last = drops_last(loader)
-        self._loader, self._key = loader, key
-
-    def __iter__(self) -> Iterator[Any]:
-        batches = drawn_under(self._loader, self._key)
-        first = next(batches, _END)
-        # What is drawn on an accelerator follows no key, and is in each process its own.
-        on_cpu = [one for one in tensors_in(() if first is _END else first) if one.is_cpu]
-        digests = distributed.gather_texts(digest_of(on_cpu).hex())
-        other = next((number for number, digest in enumerate(digests) if digest != digests[0]), None)
-        if other is not None:
-            raise BatchError(
-                f"the loader, of class {type(self._loader).__qualname__}, begins with another batch in process {other} "
-                "than in process 0",
-                expected=_ALIKE,
-                fix=_LOOK_FOR,
-            )
-        if first is not _END:
-            yield first
-            yield from batches
-
-
 def _ending_alike(batches: Iterator[Any]) -> Iterator[Any]:
     """Batches of what cannot say beforehand how many there are; nobody waits for one who has none left."""
     while True:
@@ -327,8 +291,8 @@ def _ending_alike(batches: Iterator[Any]) -> Iterator[Any]:
         if 0 < left < distributed.world_size():
             raise BatchError(
                 "train_loader gave more batches in one process than in another",
-                expected=_ALIKE,
-                fix=_LOOK_FOR,
+                expected=ALIKE,
+                fix=LOOK_FOR,
             )
         if not left:
             return

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ignition.structure import named
 
@@ -64,7 +65,9 @@ def sum_of_all(tensors: Iterable[Tensor]) -> float:
 def weights_of(models: Any) -> dict[str, Any]:
     """What the parameters of models hold, by the models' names; of sharded ones each process has its rows alone."""
     return {
-        name: plainly(sum_of_all(one for one in model.parameters() if not hasattr(one, "device_mesh")))
+        name: plainly(
+            sum_of_all(one for one in model.parameters() if not (hasattr(one, "device_mesh") or is_lazy(one)))
+        )
         for name, model in named(models).items()
         if isinstance(model, nn.Module)
     }
@@ -74,7 +77,8 @@ def memory_of(optimizers: Any) -> dict[str, Any]:
     """What optimizers remember, by their names: of how many parameters, and what it adds up to."""
     found: dict[str, Any] = {}
     for name, optimizer in named(optimizers).items():
-        states = [one for one in getattr(optimizer, "state", {}).values() if isinstance(one, Mapping)]
+        state = getattr(optimizer, "state", None)
+        states = [one for one in state.values() if isinstance(one, Mapping)] if isinstance(state, Mapping) else []
         values = [value for state in states for value in state.values()]
         tensors = [one for one in values if isinstance(one, Tensor) and not hasattr(one, "device_mesh")]
         found[name] = [len(states), plainly(sum_of_all(tensors))]

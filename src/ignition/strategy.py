@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
-from torch.distributed.distributed_c10d import _get_default_group
 from torch.distributed.utils import _sync_params_and_buffers
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
@@ -19,7 +19,7 @@ from ignition import distributed
 from ignition.errors import ArgumentError
 from ignition.structure import named
 
-__all__ = ["DDP", "FSDP", "check_replicable", "check_strategy", "replicated", "share_buffers", "share_values"]
+__all__ = ["DDP", "FSDP", "check_replicable", "check_strategy", "replicated", "share_values"]
 
 _BYTES_AT_ONCE = 250 * 2**20
 
@@ -289,24 +289,25 @@ def as_sharded(state: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
     return shard_weights(state, model.state_dict())
 
 
-def share_buffers(modules: Iterable[nn.Module]) -> None:
-    """Gives the buffers of modules, such as batch norm's statistics, the values of the first process."""
-    every = (buffer for module in modules for buffer in module.buffers())
-    buffers = [buffer for buffer in every if buffer.numel() and buffer.layout is torch.strided]
-    for dtype in sorted({buffer.dtype for buffer in buffers}, key=str):
-        alike = [buffer for buffer in buffers if buffer.dtype is dtype]
-        flat = torch.cat([buffer.detach().reshape(-1).cpu() for buffer in alike])
-        distributed.broadcast(flat)
-        with torch.no_grad():
-            for buffer, part in zip(alike, torch.split(flat, [buffer.numel() for buffer in alike]), strict=True):
-                buffer.copy_(part.view_as(buffer))
-
-
 def share_values(tensors: Iterable[torch.Tensor]) -> None:
-    """Gives tensors, which need not be on the CPU, the values of the first process."""
-    if distributed.world_size() > 1:
-        strided = [one.detach() for one in tensors if one.layout is torch.strided]
-        _sync_params_and_buffers(_get_default_group(), strided, _BYTES_AT_ONCE, 0)
+    """Gives tensors the values of the first process, as bytes: so any type may be among them.
+
+    Those without values of their own, or without memory for each, are left alone.
+    """
+    if distributed.world_size() == 1:
+        return
+    plain = [one.detach() for one in tensors if one.layout is torch.strided and not (is_lazy(one) or one.is_quantized)]
+    whole = [one for one in plain if all(step for step, size in zip(one.stride(), one.shape, strict=True) if size > 1)]
+    sent = [one.resolve_conj().resolve_neg().contiguous() for one in whole]
+    bytes_of = [one.view(-1).view(torch.uint8) for one in sent]
+    on_cpu = [one for one in bytes_of if one.is_cpu]
+    on_device = [one for one in bytes_of if not one.is_cpu]
+    for group, some in ((distributed.control_group(), on_cpu), (dist.group.WORLD, on_device)):
+        if some and group is not None:
+            _sync_params_and_buffers(group, some, _BYTES_AT_ONCE, 0)
+    for one, copied in zip(whole, sent, strict=True):
+        if one.data_ptr() != copied.data_ptr():
+            one.copy_(copied)
 
 
 def _check_flag(strategy: str, name: str, value: Any) -> None:

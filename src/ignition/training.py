@@ -21,7 +21,7 @@ from ignition.loader_advice import Advisor
 from ignition.means import Means
 from ignition.modes import warn_of_thawed
 from ignition.own_generators import OwnGenerators
-from ignition.passes import Pass, with_known_end
+from ignition.passes import Pass, checking, with_known_end
 from ignition.position import Position
 from ignition.processes import Processes
 from ignition.progress import Progress
@@ -134,7 +134,7 @@ class Training:
         if self.window is not None:
             self.window.set_sync(None)
         if self.open_pass is not None:
-            self.open_pass.model = None
+            self.open_pass.model, self.open_pass.check = None, lambda batch: None
         self.prepared = self.processes.wrap(self.trainer, self.prepare())
 
     def wrap_again(self) -> None:
@@ -143,6 +143,7 @@ class Training:
             self.wrap()
             self.window.set_sync(self.processes.gradient_sync(self.prepared))
             self._set_hooks(self.open_pass)
+            self.open_pass.check = checking(self.open_pass, self.train_signature)
 
     def seed(self) -> None:
         """Seeds all generators, once in a training, if a seed was given."""
@@ -345,8 +346,7 @@ class Training:
         asked = perf_counter()
         source, read = self.source("train", loader), position.batch + position.offset + position.shift
         opened = self.epoch_start.open(loader, source, position.epoch, read)
-        seed = self.trainer.seed or 0
-        batches = part_of(source, position, "split", opened, sure=this.length is not None, seed=seed)
+        batches = part_of(source, position, "split", opened, sure=this.length is not None)
         this.data_seconds += perf_counter() - asked
         if self.rules.accumulate > 1:  # the epoch's last window is to be known by its last batch
             batches = with_known_end(this, loader, batches)
