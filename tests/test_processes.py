@@ -64,7 +64,7 @@ def frozen_and_unfrozen(size):
 
 
 def adversaries(size):
-    """Two models, one of which train_fn freezes for the step of the other."""
+    """A training of two models, one of which train_fn freezes for the step of the other."""
     made, critic = net(), nn.Linear(3, 1)
     optimizers = [torch.optim.SGD(one.parameters(), 0.1) for one in (made, critic)]
 
@@ -82,9 +82,19 @@ def adversaries(size):
         optimizers[0].step()
         return {"loss": loss, "critic": of_critic}
 
-    trainer = Trainer([made, critic], optimizers, train_fn, loader(24, size), progress=False)
-    losses = [trainer.fit(epochs=2)["train_loss"][-1] for _ in range(2)]
-    return [losses, values(made), values(critic)]
+    return Trainer([made, critic], optimizers, train_fn, loader(24, size), progress=False)
+
+
+def adversaries_in_two_fits(size):
+    """Two fits, and the second one of a training that was loaded after the first."""
+    path = f"{os.environ['CHECKPOINTS']}-adversaries-{distributed.world_size()}"
+    trainer, loaded = adversaries(size), adversaries(size)
+    trainer.fit(epochs=2)
+    trainer.save(path)
+    loaded.load(path)
+    for one in (trainer, loaded):
+        one.fit(epochs=2)
+    return [[one.history["train_loss"], *map(values, one.model)] for one in (trainer, loaded)]
 
 
 class Unfreezes(Callback):
@@ -147,7 +157,7 @@ def cases(size):
         ),
         "a list of batches": lambda: trained(list(loader(24, size))),
         "parts frozen and unfrozen": lambda: frozen_and_unfrozen(size),
-        "one frozen for the other's step": lambda: adversaries(size),
+        "one frozen for the other's step": lambda: adversaries_in_two_fits(size),
         "unfrozen as an epoch begins": lambda: unfrozen_inside_a_fit("epoch_begin", size),
         "unfrozen at a record": lambda: unfrozen_inside_a_fit("record", size),
         "averages": lambda: averages(size),

@@ -39,7 +39,7 @@ class Total:
     """The weight of a window, averaged over the processes; on its way there until it is asked for."""
 
     def __init__(self, local: Any, calls: RollCall, optimizer: int) -> None:
-        self.calls = calls
+        self._calls = calls
         self._sum = self._work = None
         if isinstance(local, Tensor):  # of weights on an accelerator: nobody waits for it
             self._sum = local.detach().double().reshape(1)
@@ -52,7 +52,7 @@ class Total:
         Raises:
             ProcessError: If the processes do not take the same steps.
         """
-        self.calls.hear()
+        self._calls.hear()
         size = distributed.world_size()
         if self._sum is None or self._work is None:
             return self._word.value / size

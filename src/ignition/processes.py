@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from ignition import distributed, rng
 from ignition.batch_norm import synchronise_batch_norm
@@ -104,11 +105,8 @@ class Processes:
         if isinstance(self.strategy, FSDP):
             self.shard(trainer)
             return models
-        now = _trained(models)
-        # What a function has frozen for the moment, as that of a GAN does, it trains again in its next call. What was
-        # changed since the steps before was changed for good.
-        trained = now if self._wrapped is None else (self._wrapped[0] | now - self._seen) - (self._seen - now)
-        self._seen = now
+        trained = {id(one) for one in _parameters(models) if self.is_trained(one)}
+        self._seen = _trained(models)
         if self._wrapped is None or self._wrapped[0] != trained:
             self.warn_if_unequal()
             self._unit, self._sync, self._wrapped = self.unit, None, None
@@ -120,6 +118,17 @@ class Processes:
             with _training(models, trained):
                 self._wrapped = trained, like(models, lambda model: replicated(model, strategy, self._device))
         return self._wrapped[1]
+
+    def is_trained(self, parameter: Tensor) -> bool:
+        """Whether a parameter is trained, between two steps.
+
+        One that DDP knows and that a function has frozen for the moment, as that of a GAN does, is: the function trains
+        it again in its next call. What was changed since the last steps was changed for good.
+        """
+        is_changed = parameter.requires_grad is not (id(parameter) in self._seen)
+        if self._wrapped is None or is_changed:
+            return parameter.requires_grad
+        return id(parameter) in self._wrapped[0]
 
     def share(self, models: Any) -> None:
         """Gives models the buffers of the first process; before they are wrapped, their parameters too.
@@ -325,8 +334,7 @@ class Processes:
 @contextmanager
 def _training(models: Any, trained: set[int]) -> Iterator[None]:
     """Inside the ``with`` block these parameters are trained, by their ids, and no others."""
-    parts = [one for model in named(models).values() for one in model.parameters()]
-    others = [one for one in parts if one.requires_grad is not (id(one) in trained)]
+    others = [one for one in _parameters(models) if one.requires_grad is not (id(one) in trained)]
     for one in others:
         one.requires_grad_(not one.requires_grad)
     try:
@@ -338,4 +346,8 @@ def _training(models: Any, trained: set[int]) -> Iterator[None]:
 
 def _trained(models: Any) -> set[int]:
     """Which parameters of models are trained, by their ids."""
-    return {id(one) for model in named(models).values() for one in model.parameters() if one.requires_grad}
+    return {id(one) for one in _parameters(models) if one.requires_grad}
+
+
+def _parameters(models: Any) -> list[nn.Parameter]:
+    return [one for model in named(models).values() for one in model.parameters()]

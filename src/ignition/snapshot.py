@@ -124,7 +124,7 @@ def capture(
         "optimizer_kinds": {name: type(one).__name__ for name, one in named(trainer.optimizer).items()},
         "extra": {name: encode(value, others, f"extra.{name}") for name, value in parts.extra.items()},
         "metrics": encode(parts.metrics, others, "metrics"),
-        "trained": {name: parameter.requires_grad for name, parameter in parts.parameters.items()},
+        "trained": {name: training.processes.is_trained(one) for name, one in parts.parameters.items()},
         "gradients": gradients,
         "frozen": parts.frozen,
         "unset": parts.unset,

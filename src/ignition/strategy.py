@@ -296,7 +296,8 @@ def share_values(tensors: Iterable[torch.Tensor]) -> None:
     """
     if distributed.world_size() == 1:
         return
-    plain = [one.detach() for one in tensors if one.layout is torch.strided and not (is_lazy(one) or one.is_quantized)]
+    strided = (one.detach() for one in tensors if one.layout is torch.strided and not is_lazy(one))
+    plain = [one for one in strided if one.numel() and not one.is_quantized]
     whole = [one for one in plain if all(step for step, size in zip(one.stride(), one.shape, strict=True) if size > 1)]
     sent = [one.resolve_conj().resolve_neg().contiguous() for one in whole]
     bytes_of = [one.view(-1).view(torch.uint8) for one in sent]
