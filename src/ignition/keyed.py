@@ -93,8 +93,8 @@ class KeyedLoader:
         drawn, self.drawn = self.drawn, None
         # Where nothing is drawn the user's own parts do as well, and quicker; workers that persist keep theirs.
         self._order.is_plain = not self._order.has_keys and not self._loader.num_workers
-        parts = vars(self._original) if self._order.is_plain else self._parts
-        vars(self._loader).update(dataset=parts["dataset"], collate_fn=parts["collate_fn"])
+        for name in ("dataset", "collate_fn"):
+            vars(self._loader)[name] = getattr(self._original, name) if self._order.is_plain else self._parts[name]
         if shard.size == 1:
             self._order.place(epoch, start, shift=shift, drawn=drawn)
             return iter(self._loader)
