@@ -8,7 +8,8 @@
 
 Both trainings run in the same processes, a few steps of one and then of the other, again and again, so that whatever
 else the machine does strikes both. Each has its own copy of a model that takes about 30 ms a step, the same data, and
-takes the same steps. Both do the same, too, or the figure would say what a feature costs and not what Ignition does:
+takes the same steps; a launch has four such pairs, one after the other. Both do the same, too, or the figure would say
+what a feature costs and not what Ignition does:
 
 - ``plain``: zero_grad, backward and step, in the loop by hand and in train_fn. The mean over the processes.
 - ``weighed``: the exact mean over all samples. By hand the processes tell one another the size of each batch, as
@@ -181,7 +182,7 @@ def run(kind: str, size: tuple[int, int, int], rounds: int, file: Path) -> None:
         ours = WithIgnition(models[1], data, batch, kind)
         kept.append((by_hand, ours))  # the next ones lie elsewhere
         by_hand.train(STEPS)
-        ours.train(rounds // PAIRS + 2, by_hand)
+        ours.train(max(rounds // PAIRS, 1) + 2, by_hand)
         found += ours.rounds[2:]
     if distributed.is_main():
         file.write_text(json.dumps(found))
@@ -226,7 +227,7 @@ def told(processes: int, figures: dict[str, float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measures Ignition beside DDP by hand.")
     parser.add_argument("--step", choices=KINDS, default="plain", help="how steps are taken (default: plain)")
-    parser.add_argument("--rounds", type=int, default=200, help=f"of {STEPS} steps each (default: 200)")
+    parser.add_argument("--rounds", type=int, default=200, help=f"of {STEPS} steps, in all pairs (default: 200)")
     parser.add_argument("--launches", type=int, default=1, help="of all processes, whose rounds are taken together")
     parser.add_argument("--small", action="store_true", help="beside a model that takes next to no time")
     parser.add_argument("--curve", action="store_true", help="on 1, 2 and 4 processes")
