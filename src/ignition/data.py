@@ -51,7 +51,7 @@ __all__ = [
     "describe_batch",
     "digest_of",
     "drop_workers",
-    "is_sequence",
+    "has_places",
     "items_of",
     "iterate",
     "keeps_place",
@@ -115,7 +115,7 @@ def _of_one_process(loader: Iterable[Any], epoch: int, start: int, shift: int) -
         return loader.iterate(epoch, start, shift=shift)
     if start == 0:
         return _of_workers(loader)
-    if is_sequence(loader):  # what it makes when it is asked for a batch is not made for those that are passed over
+    if _is_sequence(loader):  # what it makes when it is asked for a batch is not made for those that are passed over
         batches: Any = loader
         return (batches[place] for place in range(start, len(batches)))
     return islice(_of_workers(loader), start, None)
@@ -169,7 +169,7 @@ def digest_of(batch: Any) -> bytes:
 
 def _dealt(loader: Any, start: int, shard: Shard, fill: Fill) -> Iterator[Any]:
     """The batches of an iterable that fall to one process; of a sequence, by their numbers alone."""
-    by_number = is_sequence(loader)
+    by_number = _is_sequence(loader)
     items = range(start, len(loader)) if by_number else islice(iter(loader), start, None)
     for _, item, borrowed in deal(items, start, shard, fill, drops_last(loader)):
         batch = loader[item] if by_number else item
@@ -252,11 +252,7 @@ def keeps_place(loader: Any) -> Stateful | None:
 
 def check_place_kept(loader: Any) -> None:
     """Raises CheckpointError if an interrupted epoch of `loader` could not go on where it was."""
-    if (
-        is_sequence(loader)
-        or keeps_place(loader) is not None
-        or isinstance(rekeyed(loader, 0, ""), (KeyedLoader, KeyedTensors))
-    ):
+    if has_places(loader) or keeps_place(loader) is not None:
         return
     stream = isinstance(loader, DataLoader)
     raise CheckpointError(
@@ -271,7 +267,13 @@ def check_place_kept(loader: Any) -> None:
     )
 
 
-def is_sequence(loader: Any) -> bool:
+def has_places(loader: Any) -> bool:
+    """Whether each batch of an epoch can be made by its place: of a sequence, and of what is or can be read by key."""
+    by_key = isinstance(loader, (KeyedLoader, KeyedTensors, TensorLoader)) or can_be_keyed(loader)
+    return by_key or _is_sequence(loader)
+
+
+def _is_sequence(loader: Any) -> bool:
     """Whether iterating gives ``loader[0]``, ``loader[1]``, ...: an ``__iter__`` of the user's may shuffle."""
     if not isinstance(loader, Sized) or not hasattr(loader, "__getitem__"):
         return False
@@ -318,7 +320,7 @@ def shuffles(loader: Any) -> bool:
 
 def can_be_looked_at(loader: Any) -> bool:
     """Whether to read its first batch uses nothing up: one of an iterator, a stream or a class of the user's might."""
-    if sure_length(loader) is not None or is_sequence(loader):
+    if sure_length(loader) is not None or _is_sequence(loader):
         return True
     if not can_be_keyed(loader) or iterates_in_own_way(loader):
         return False

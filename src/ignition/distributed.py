@@ -33,7 +33,7 @@ from ignition.errors import ProcessError
 __all__ = ["barrier", "is_main", "main_first", "rank", "world_size"]
 
 SECONDS_FOR_A_MEETING = 600.0  # as long as torch gives collectives on GPUs
-_SECONDS_FOR_A_WORD = timedelta(seconds=5)
+_PATIENCE_AT_THE_END = timedelta(seconds=5)
 _PATIENCE = timedelta(minutes=30)  # torch's own
 
 
@@ -195,7 +195,7 @@ def _say_left() -> None:
         return
     launch = _launch()
     with contextlib.suppress(RuntimeError, ValueError, OSError):  # the store may be gone
-        _store_of(launch, timeout=_SECONDS_FOR_A_WORD).set("left", str(launch.rank))
+        _store_of(launch, timeout=_PATIENCE_AT_THE_END).set("left", str(launch.rank))
 
 
 def _is_of_torchrun() -> bool:

@@ -62,7 +62,7 @@ def evaluate(
         HyperparameterError: If a hyperparameter that the function receives has a name that is taken, or that of a
             parameter that the batch fills.
         MetricError: If the function returns what is no metric.
-        ProcessError: If other processes do something else, have failed, or are gone.
+        ProcessError: If other processes do something else, have other weights or data, have failed, or are gone.
 
     Example:
         >>> def eval_fn(model, x):
@@ -129,7 +129,7 @@ def predict(
         BatchError: If the loader gives no batch, a batch has not the batch axis, many processes read a
             stream, or the loader is a DataLoader with ``in_order=False`` and workers.
         FunctionError: If the function cannot take a batch of this loader, or returns what cannot be joined.
-        ProcessError: If other processes do something else, have failed, or are gone.
+        ProcessError: If other processes do something else, have other weights or data, have failed, or are gone.
 
     Example:
         >>> from ignition import predict_on_batch

@@ -141,12 +141,12 @@ class GradientSync:
                 replica.require_backward_grad_sync = travels
 
     def end_batch(self, closing: bool) -> None:
-        """Tells the others that a batch has left out what they wait with, where it has said nothing of a backward pass.
+        """After a batch that has said nothing of a backward pass: tells the others, if they wait for one.
 
         Raises:
             ProcessError: If they have not left it out.
         """
-        if self.calls.said_in != self.calls.batch and (self._sharded is not None or (closing and self._replicas)):
+        if self._sharded is not None or (closing and self._replicas):
             self.calls.left_out()
 
     def meet(self) -> None:

@@ -185,7 +185,7 @@ def run_until_due(training: Training, this: Pass, limit: int | None) -> bool:
 def measure(training: Training, loader: Any, max_steps: int | None) -> dict[str, float]:
     """An evaluation by a Trainer, with its events: of the model, and of the averages that callbacks keep of it."""
     signature = training.eval_signature
-    extent = extent_of(loader, training.trainer.batch_axis, chosen=not training.is_fitting)
+    extent = extent_of(loader, training.trainer.batch_axis, with_contents=not training.is_fitting)
     check_alike("evaluate", max_steps=max_steps, **extent)
     outer = not training.is_measuring  # one that a callback makes in these events is no event again
     training.is_measuring = True
@@ -220,7 +220,7 @@ def _measured(training: Training, signature: Signature | None, loader: Any, max_
 @together(raised_alike)
 def predict_with(training: Training, signature: Signature, loader: Any) -> Any:
     """A prediction by a Trainer."""
-    check_alike("predict", **extent_of(loader, training.trainer.batch_axis, chosen=not training.is_fitting))
+    check_alike("predict", **extent_of(loader, training.trainer.batch_axis, with_contents=not training.is_fitting))
     model = training.prepare()
     training.processes.share(model)
     with training.own_generators.in_use():

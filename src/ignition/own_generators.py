@@ -7,7 +7,6 @@ of a model) is the same in all of them.
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -54,12 +53,9 @@ def _share() -> None:
     """Gives the generators of all processes the states of the first one's; of accelerators, that of the one in use."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     device = None if accelerator is None else torch.get_device_module(accelerator)
-    states = [random.getstate(), np.random.get_state(), torch.get_rng_state()]
-    states += [] if device is None else [device.get_rng_state()]  # waits for it
-    python, numpy, cpu, *others = shared(states)
-    random.setstate(python)
-    np.random.set_state(numpy)
-    torch.set_rng_state(cpu)
+    states = [rng.capture(accelerators=False), *([] if device is None else [device.get_rng_state()])]  # waits for it
+    on_cpu, *others = shared(states)
+    rng.restore(on_cpu)
     if device is not None and others:
         device.set_rng_state(others[0])
 

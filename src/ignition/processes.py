@@ -108,7 +108,7 @@ class Processes:
         trained = {id(one) for one in _parameters(models) if self.is_trained(one)}
         self._seen = _trained(models)
         if self._wrapped is None or self._wrapped[0] != trained:
-            self.warn_if_unequal()
+            self.warn_if_unequal()  # of what the one before has noted
             self._unit, self._sync, self._wrapped = self.unit, None, None
             gc.collect()  # the one before, whose hooks would reduce gradients too
             if self.strategy.sync_batch_norm:

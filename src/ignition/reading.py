@@ -15,24 +15,22 @@ from ignition.data import (
     Shard,
     batch_weight,
     digest_of,
-    is_sequence,
+    has_places,
     iterate,
     keeps_place,
     length_after,
     length_of,
-    rekeyed,
     rounds,
     shuffles,
     sure_length,
 )
 from ignition.data_order import beginning_of, choice_of, order_of
 from ignition.errors import BatchError, warn
-from ignition.keyed import KeyedLoader
 from ignition.means import Means
 from ignition.position import Position
 from ignition.shared_iterable import ALIKE, LOOK_FOR, SharedIterable
 from ignition.strategy import is_sharded
-from ignition.tensor_loader import KeyedTensors, TensorLoader
+from ignition.tensor_loader import TensorLoader
 from ignition.weighing import NOTHING
 
 __all__ = [
@@ -64,11 +62,7 @@ def is_stream(loader: Any) -> bool:
 
 
 def part_of(
-    loader: Any,
-    position: Position = _START,
-    fill: Fill = "none",
-    opened: Any = None,
-    sure: bool = True,
+    loader: Any, position: Position = _START, fill: Fill = "none", opened: Any = None, sure: bool = True
 ) -> Iterator[Any]:
     """The batches of one epoch that this process takes.
 
@@ -92,7 +86,7 @@ def part_of(
         time.sleep(_SECONDS_TO_END)
     if not is_stream(loader):
         shard = Shard(distributed.rank(), size)
-        if not (is_sequence(loader) or isinstance(rekeyed(loader, 0, ""), (KeyedLoader, KeyedTensors))):
+        if not has_places(loader):
             loader = SharedIterable(loader)
         batches = iterate(loader, position.epoch, _batches_read(position, size), shard, fill, position.shift)
         return batches if sure else _ending_alike(batches)
@@ -164,10 +158,10 @@ def size_of(loader: Any) -> list[int | None] | None:
     return [length_of(loader), length_of(getattr(loader, "dataset", None))]
 
 
-def extent_of(loader: Any, axis: int, chosen: bool = True) -> dict[str, Any]:
-    """What of a loader has to be the same in all processes that share it, by name; `chosen`: what is in it, too."""
+def extent_of(loader: Any, axis: int, with_contents: bool = True) -> dict[str, Any]:
+    """What of a loader has to be the same in all processes that share it, by name."""
     extent = {"loader": size_of(loader), "samples": samples_of(loader, axis), "batch_axis": axis}
-    return extent | contents_of(loader) if chosen else extent
+    return extent | contents_of(loader) if with_contents else extent
 
 
 def contents_of(loader: Any) -> dict[str, str | None]:
@@ -264,7 +258,7 @@ def _of_stream(batches: Iterator[Any], ends_together: bool) -> Iterator[Any]:
         if batch.__class__ is Borrowed:
             batch, last = _END, batch
         if is_first:
-            _check_first(batch, is_all=not ends_together)
+            _check_first(batch, needs_one=not ends_together)
         if not ends_together:
             if batch is _END:
                 return
@@ -299,10 +293,10 @@ def _ending_alike(batches: Iterator[Any]) -> Iterator[Any]:
         yield batch
 
 
-def _check_first(batch: Any, is_all: bool) -> None:
-    """Raises BatchError if two processes begin with the same batch; or if there is none in any, where that is all."""
+def _check_first(batch: Any, needs_one: bool) -> None:
+    """Raises BatchError if two processes begin with the same batch; or if there is none in any, where one is needed."""
     every = distributed.gather_texts(_NO_BATCH if batch is _END else digest_of(batch).hex())
-    if is_all and all(text == _NO_BATCH for text in every):
+    if needs_one and all(text == _NO_BATCH for text in every):
         raise BatchError(
             "the stream gave no batch in any process",
             expected="at least one batch in each epoch and each evaluation",

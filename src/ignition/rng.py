@@ -67,14 +67,14 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def capture() -> dict[str, Any]:
-    """The states of all generators, for `restore`."""
+def capture(accelerators: bool = True) -> dict[str, Any]:
+    """The states of all generators, or of those on the CPU alone, for `restore`."""
     states: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
         "torch": torch.get_rng_state(),
     }
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    accelerator = torch.accelerator.current_accelerator(check_available=True) if accelerators else None
     if accelerator is not None:
         # Copies each device's state to the CPU: waits on the accelerator.
         states[accelerator.type] = torch.get_device_module(accelerator).get_rng_state_all()

@@ -8,13 +8,11 @@ the model where that was. In the first process, as long as the model draws nothi
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ignition import distributed
 from ignition.data import digest_of
@@ -22,6 +20,7 @@ from ignition.device import tensors_in
 from ignition.errors import BatchError
 from ignition.generators import generators_of, put_back, state_of
 from ignition.own_generators import shared
+from ignition.rng import capture, restore
 from ignition.shards import drops_last
 
 __all__ = ["ALIKE", "LOOK_FOR", "SharedIterable"]
@@ -49,54 +48,33 @@ class SharedIterable:
         self._loader = loader
 
     def __iter__(self) -> Iterator[Any]:
-        own = generators_of(self._loader)
-        mine, is_first = _Global.now(), distributed.is_main()
-        *begin, states = shared([*mine, [state_of(one) for one in own]])
-        for one, state in zip(own, states, strict=False):
+        own, is_first = generators_of(self._loader), distributed.is_main()
+        mine = capture(accelerators=False)
+        begin, kept = shared([mine, [state_of(one) for one in own]])
+        for one, state in zip(own, kept, strict=False):
             put_back(one, state)
-        _Global(*begin).set()  # in the first process they are so
+        restore(begin)  # which are its own in the first process
         batches = iter(self._loader)
         batch = next(batches, _END)
-        there = _Global.now()
+        there = capture(accelerators=False)
         if not is_first:
-            mine.set()
+            restore(mine)
         _check_alike(self._loader, batch)
         while batch is not _END:
             yield batch
-            mine = _Global.now()
-            goes_on = is_first and mine.equals(there)  # nobody else has drawn since: as in one process
+            mine = capture(accelerators=False)
+            goes_on = is_first and _are_equal(mine, there)  # nobody else has drawn since: as in one process
             if not goes_on:
-                there.set()
+                restore(there)
             batch = next(batches, _END)
-            there = _Global.now()
+            there = capture(accelerators=False)
             if not goes_on:
-                mine.set()
+                restore(mine)
 
 
-class _Global(NamedTuple):
-    """The states of the global generators of the CPU."""
-
-    python: Any
-    numpy: Any
-    torch: Tensor
-
-    @classmethod
-    def now(cls) -> _Global:
-        return cls(random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state())
-
-    def set(self) -> None:
-        random.setstate(self.python)
-        np.random.set_state(self.numpy)
-        torch.set_rng_state(self.torch)
-
-    def equals(self, other: _Global) -> bool:
-        mine, others = self.numpy["state"], other.numpy["state"]
-        return (
-            torch.equal(self.torch, other.torch)
-            and self.python == other.python
-            and mine["pos"] == others["pos"]
-            and np.array_equal(mine["key"], others["key"])
-        )
+def _are_equal(some: dict[str, Any], others: dict[str, Any]) -> bool:
+    numpy_alike = all(map(np.array_equal, some["numpy"], others["numpy"]))
+    return numpy_alike and some["python"] == others["python"] and torch.equal(some["torch"], others["torch"])
 
 
 def _check_alike(loader: Any, batch: Any) -> None:

@@ -284,7 +284,7 @@ class Trainer(Generic[Model]):
             OptimizerError: If the Trainer's optimizer is not the one that `train_fn` steps, and something depends on
                 it: a schedule of its values, `accumulate`, `clip_norm`, fp16, an average of the weights. If `train_fn`
                 steps without `optimize` where `accumulate` or fp16 needs that, or by a closure under these or
-                `clip_norm`. If its loss goes around the model that it received, with many processes.
+                `clip_norm`. With many processes, if its loss goes around the model, or parameters have no part in it.
             NotFiniteError, ProcessError: From `TerminateOnNaN`; if other processes train otherwise or are gone.
             CheckpointError: With a `Checkpoint`: if its folder is in use or holds another training, one could not be
                 written, or it cannot put back `train_loader` or hold what is in ``trainer.state``.
