@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ignition import IgnitionWarning, Trainer, distributed, optimize
 from ignition.callbacks import Checkpoint
 from ignition.gradient_sync import GradientSync
+from ignition.roll_call import Word
 from ignition.strategy import Replica
 
 
@@ -239,6 +240,21 @@ def test_without_ddp_there_is_nothing_to_reduce():
     sync.begin_batch(4, opening=True, closing=False)
     sync.check(torch.optim.SGD(net().parameters(), 0.1))
     assert sync.warn_if_unequal() is False
+
+
+def test_what_is_said_in_passing_is_heard_the_next_time(monkeypatch):
+    heard, hear = [], Word.heard
+    monkeypatch.setattr(Word, "heard", lambda word: heard.append(word) or hear(word))
+    sync = GradientSync([net()])
+    sync.calls.batch = 1
+    assert sync.pass_by(0.5) == 0
+    assert heard == []
+    sync.calls.batch = 2
+    assert sync.pass_by(0.7) == 0.5
+    assert len(heard) == 1
+    assert sync.meet(0.9) == 0.9  # the one before is heard here, and of no more use
+    assert sync.pass_by(0.1) == 0
+    assert len(heard) == 3
 
 
 def test_losses_are_measured_in_the_weight_of_the_first_batch():

@@ -247,15 +247,43 @@ def test_the_processes_agree_on_when_to_stop_and_on_the_seed(tmp_path):
     assert len(first[4][0]) == 12
 
 
+def stop_far_from_any_meeting(folder, strategy):
+    """One process asks to stop early in an epoch of 50,000 steps, in which nothing else is due."""
+    trainer = fit_of(strategy=strategy)
+    trainer.train_loader = TensorLoader(*samples(400_000), batch_size=4)
+    stepped = []
+
+    @trainer.on("step_end")
+    def stop(trainer):
+        stepped.append(trainer.step)
+        if distributed.rank() == 1 and trainer.step == 40:
+            trainer.stop("asked by 1")
+
+    trainer.fit(epochs=1)
+    write(folder, [trainer.stop_reason, trainer.step, stepped[-1], trainer.epoch])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_between_two_meetings_too_all_stop_after_the_same_step(tmp_path, strategy):
+    run_processes(stop_far_from_any_meeting, 2, tmp_path, strategy, folder=tmp_path)
+    first, second = read(tmp_path, 2)
+    assert first == second
+    reason, step, last, epoch = first
+    assert (reason, last, epoch) == ("asked by 1", step, 1)
+    assert 40 <= step < 10_000
+
+
 def test_one_process_agrees_with_itself_at_no_cost():
     processes = Processes(DDP(), torch.device("cpu"))
     model = net()
     assert processes.many is False
     assert processes.wrap(None, model) is model
     assert processes.gradient_sync(model) is None
-    assert processes.agree(3) == {}
-    assert processes.steps_until_agreed(None) is None
-    assert processes.steps_until_agreed(7) == 7
+    assert processes.agree() == {}
+    assert processes.begin_steps(3, None) is None
+    assert processes.begin_steps(3, 10) == 7
+    assert processes.goes_on(7)
     assert processes.shared_seed(None) is None
     assert processes.row_of_main({"step": 1}) == {"step": 1}
 

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from ignition import distributed
 from ignition.device import tensors_in
 from ignition.errors import OptimizerError, warn
-from ignition.roll_call import END, UPDATE, RollCall
+from ignition.roll_call import END, UPDATE, RollCall, Word
 from ignition.said import sum_of_all
 from ignition.strategy import Replica, replica_of
 from ignition.structure import named
@@ -83,6 +83,7 @@ class GradientSync:
         # Gradients that were there before the fit's first step: of the call before, or from a checkpoint.
         self._are_kept = any(one.grad is not None for replica in self._replicas for one in replica.module.parameters())
         self._seen: set[Optimizer] = set()
+        self._passed: Word | None = None  # what was said at the last place between two steps, if it is still to be used
         self._parts: dict[Optimizer, tuple[int, bool]] = {}
         self._weights = 0  # a digest of what the batches weighed since the last record
         self._handles: list[Any] = []
@@ -104,6 +105,7 @@ class GradientSync:
     def detach(self) -> None:
         """Takes back what `attach` did; after an error others wait until the exchanges are let go of."""
         self.calls.forget()
+        self._passed = None
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -149,17 +151,35 @@ class GradientSync:
         if self._sharded is not None or (closing and self._replicas):
             self.calls.left_out()
 
-    def meet(self) -> None:
+    def meet(self, value: float) -> float:
         """Looks whether all processes have come to the same place between two steps. Waits for all of them.
+
+        Returns:
+            The mean of the values that they bring.
 
         Raises:
             OptimizerError: If the gradients of the last backward pass were not averaged.
             ProcessError: If they have not.
         """
+        self.pass_by(value)
+        return self._heard()
+
+    def pass_by(self, value: float) -> float:
+        """As `meet`, but goes on at once: what the others say of this place is heard in a later step.
+
+        Returns:
+            The mean of the values of the last place that was passed by, or 0.
+        """
         for replica in self._replicas:  # before the others are waited for, which may wait for these gradients
             _check_averaged(replica)
-        self.calls.say(END)
+        heard = self._heard()
+        self._passed = self.calls.say(END, value=value)
+        return heard
+
+    def _heard(self) -> float:
         self.calls.hear()
+        passed, self._passed = self._passed, None
+        return 0.0 if passed is None else passed.value / distributed.world_size()
 
     def begin_backward(self) -> None:
         """Says that a backward pass of `optimize` begins, which takes no step yet: a sharded model exchanges there."""

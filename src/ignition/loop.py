@@ -147,9 +147,8 @@ def _train_epoch(training: Training, goal: Goal) -> None:
                 met = True
             training.wrap_again()
             training.heed_pause(this)
-            limit = training.processes.steps_until_agreed(goal.steps_until_due(position.step))
-            ended = run_until_due(training, this, limit) or has_ended(this)
-            training.processes.meet()
+            ended = run_until_due(training, this, goal.steps_until_due(position.step)) or has_ended(this)
+            training.processes.meet(position.step)
             if ended:
                 progress.end()
                 warn_if_short(this)
@@ -167,18 +166,24 @@ def _train_epoch(training: Training, goal: Goal) -> None:
 
 
 def run_until_due(training: Training, this: Pass, limit: int | None) -> bool:
-    """Takes up to `limit` steps of a training's pass, as `run_batches` does; a fit's first step is looked at."""
-    if not training.steps_unchecked:
-        return run_batches(this, limit)
-    # The first step of a fit alone: which optimizers take it shows whether the Trainer knows the right ones.
+    """Takes up to `limit` steps of a training's pass, as `run_batches` does; fewer where a process was asked for it."""
+    position, processes = training.position, training.processes
+    last = None if limit is None else position.step + limit
+    while True:
+        left = processes.begin_steps(position.step, last)
+        ended = _take_first_step(training, this) if training.steps_unchecked else run_batches(this, left)
+        if ended or this.stopped or position.step == last or not processes.goes_on(position.step):
+            return ended
+
+
+def _take_first_step(training: Training, this: Pass) -> bool:
+    """The first step of a fit: which optimizers take it shows whether the Trainer knows the right ones."""
     before = training.position.step
     with watch_steps(training.trainer.optimizer) as stepped:
         ended = run_batches(this, 1)
     if training.position.step > before:  # not so where a pass that was left open has nothing more
         training.check_steps(stepped)
-    if ended or limit == 1 or this.stopped:
-        return ended
-    return run_batches(this, None if limit is None else limit - 1)
+    return ended
 
 
 @together(raised_alike)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
@@ -31,14 +32,15 @@ __all__ = ["Processes"]
 
 _SECONDS_BETWEEN = 1.0
 _MOST_STEPS_BETWEEN = 1000
+_ASKED = math.inf  # said in the place of the seconds that a step takes: the sum with what the others say is the same
 
 
 class Processes:
     """A training's side of the processes that it runs in; in one process there is next to nothing to it.
 
     What is asked of one process (to stop, to come to a save point, to end for a signal) is noted in `asked`, and done
-    by all of them at the same step, when they next `agree`. That costs a small sum over the processes, so it is done
-    about once a second and not at each step.
+    by all of them at the same step, when they next `agree`. About once a second each says whether it was asked for
+    anything, and hears the next time what all have said: so none of them waits for another one.
 
     Args:
         strategy: How the model is trained.
@@ -63,7 +65,7 @@ class Processes:
         self._wrapped: tuple[set[int], Any] | None = None  # which parameters DDP knows, and what it has made
         self._seen: set[int] = set()  # which were trained when the last steps ended
         self._between = 1
-        self._before: tuple[float, int] | None = None
+        self._began = 0.0, 0
 
     # One seed
 
@@ -284,7 +286,7 @@ class Processes:
             self.asked[name] = value
         return self.many
 
-    def agree(self, step: int) -> dict[str, Any]:
+    def agree(self) -> dict[str, Any]:
         """What the processes were asked for since they last agreed: "pause", "signal", "stop" (a reason).
 
         Waits for all of them. In one process nothing is ever noted, since what is asked for is done at once.
@@ -292,27 +294,42 @@ class Processes:
         if not self.many:
             return {}
         mine, self.asked = self.asked, {}
-        now = perf_counter()
-        steps = 0 if self._before is None else step - self._before[1]
-        seconds = (now - self._before[0]) / steps if self._before is not None and steps > 0 else 0.0
-        self._before = now, step
-        asked, slowest = distributed.max_of([float(bool(mine)), seconds])
-        if slowest:
-            self._between = min(max(int(_SECONDS_BETWEEN / slowest), 1), _MOST_STEPS_BETWEEN)
-        if not asked:
+        if not distributed.max_of([float(bool(mine))])[0]:
             return {}
         agreed: dict[str, Any] = {}
         for one in reversed([json.loads(text) for text in distributed.gather_texts(json.dumps(mine))]):
             agreed |= one  # the first process has the last word
         return agreed
 
-    def steps_until_agreed(self, limit: int | None) -> int | None:
-        """How many of `limit` steps may be taken before the processes are to agree again."""
+    def begin_steps(self, step: int, last: int | None) -> int | None:
+        """How many steps may be taken up to the `last` one before `goes_on` is to be asked."""
+        left = None if last is None else last - step
         if not self.many:
-            return limit
-        return self._between if limit is None else min(limit, self._between)
+            return left
+        self._began = perf_counter(), step
+        return self._between if left is None else min(left, self._between)
 
-    def meet(self) -> None:
+    def goes_on(self, step: int) -> bool:
+        """Whether the processes take more steps before they `meet` and `agree`.
+
+        What this process says now, all of them hear the next time: so it waits for none of them, but under FSDP for
+        what they have said in the last step. Where a step takes long they meet at each: to wait is next to nothing
+        there, and to hear of a signal a step later may be too late.
+
+        Raises:
+            OptimizerError: If the gradients of some step were not averaged over the processes.
+            ProcessError: If they have not taken the same steps.
+        """
+        if self._sync is None or self._between == 1:
+            return not self.many
+        self.look()
+        heard = self._sync.pass_by(_ASKED if self.asked else self._pace(step))
+        if heard == _ASKED:
+            return False
+        self._keep_pace(heard)
+        return True
+
+    def meet(self, step: int) -> None:
         """Looks whether all processes have taken the same steps. Waits for all of them.
 
         Raises:
@@ -321,7 +338,16 @@ class Processes:
         """
         self.look()
         if self._sync is not None:
-            self._sync.meet()
+            self._keep_pace(self._sync.meet(self._pace(step)))
+
+    def _pace(self, step: int) -> float:
+        """The seconds that a step has taken since `begin_steps`; 0 where none was taken."""
+        began, first = self._began
+        return (perf_counter() - began) / (step - first) if step > first else 0.0
+
+    def _keep_pace(self, seconds: float) -> None:
+        if seconds:
+            self._between = min(max(int(_SECONDS_BETWEEN / seconds), 1), _MOST_STEPS_BETWEEN)
 
     def row_of_main(self, row: dict[str, Any]) -> dict[str, Any]:
         """The record of the first process, whose clock counts, for all."""

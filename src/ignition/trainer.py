@@ -348,7 +348,7 @@ class Trainer(Generic[Model]):
         return finding.find_lr(self, start_lr, end_lr, steps, metric, optimizer, smoothing)
 
     def stop(self, reason: str) -> None:
-        """Ends the running fit after the current step, with its place kept; many processes within about a second.
+        """Ends the running fit after the current step, with its place kept; many processes within about two seconds.
 
         Args:
             reason: Why, for people; it is kept in ``trainer.stop_reason``, and printed unless ``progress=False``.

@@ -233,7 +233,7 @@ class Training:
 
     def agree(self) -> None:
         """What one of many processes was asked for, all do: from here on, and at the same step."""
-        agreed = self.processes.agree(self.position.step)
+        agreed = self.processes.agree()
         self.paused = self.paused or "pause" in agreed
         self.signal = agreed.get("signal", self.signal)
         self.trainer.stop_reason = agreed.get("stop", self.trainer.stop_reason)

@@ -247,9 +247,10 @@ class TerminateOnNaN(Callback):
 
 
 class TimeLimit(Callback):
-    """Stops the training at the end of the first step that ends after a given time (many processes: a second later).
+    """Stops the training at the end of the first step that ends after a given time.
 
-    The clock starts with each fit and runs on while it evaluates; an evaluation is not cut short.
+    Many processes stop up to two seconds later, all after the same step. The clock starts with each fit and runs on
+    while it evaluates; an evaluation is not cut short.
 
     Args:
         limit: Seconds, or a text such as "30s", "10min", "2h", "1d", "1h30min".
